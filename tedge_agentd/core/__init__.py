@@ -1,0 +1,1 @@
+"""Decides. Pure: no I/O, no clock, no environment, no logging (import-linter holds it to that)."""

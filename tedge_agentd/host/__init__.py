@@ -1,0 +1,1 @@
+"""Acts on the machine: files, services, the broker. Holds no policy."""

@@ -81,7 +81,7 @@ class ExternalSettings:
     key_file: str | None = None
 
     def any_set(self) -> bool:
-        """Whether one key is set, which is what asks for an external listener (the guide, "Configure basic listener")."""
+        """Whether one key is set, which is what asks for an external listener."""
         values = (self.port, self.address, self.interface, self.ca_path, self.cert_file, self.key_file)
         return any(value is not None for value in values)
 
@@ -156,7 +156,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerFile:
-    """What the listener file means. `sources` are remarks for its reader: (role, path) of what was staged from where."""
+    """What the listener file means. `sources` are remarks for its reader: (role, path) staged from where."""
 
     internal: Listener | None = None
     external: Listener | None = None

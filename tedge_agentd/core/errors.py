@@ -25,5 +25,5 @@ class VerifyError(TedgeAgentdError):
     """The broker does not serve what it was given: roll back."""
 
 
-class SandboxStale(TedgeAgentdError):
+class SandboxStaleError(TedgeAgentdError):
     """A directory appeared after the service's mount namespace was made: restart the daemon to be let in."""

@@ -1,0 +1,256 @@
+"""tedge.toml's settings -> the listeners they ask for, whose files are whose, and what to watch."""
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import model
+
+CLIENT_KEYS = "mqtt.client.auth"
+EXTERNAL_KEYS = "mqtt.external"
+TLS_PORT = 8883
+PLAIN_PORT = 1883
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounts:
+    """Who reads what: the broker's account and that of the thin-edge services."""
+
+    broker_user: str = "mosquitto"
+    broker_group: str = "mosquitto"
+    client_user: str = "tedge"
+    client_group: str = "tedge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class External:
+    """The external listener that is asked for, before the machine's network and the staged copies are known."""
+
+    port: int
+    address: model.IPAddress | None
+    interface: str | None
+    level: model.Level
+    cert: str | None = None
+    key: str | None = None
+    client_ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What the settings ask for. `findings` may block parts of it: see model.Finding.blocks."""
+
+    internal: model.Listener | None
+    external: External | None
+    rules: tuple[model.FileRule, ...]
+    client: model.ClientSettings
+    client_values: tuple[str, ...]  # what clients read at their start, files by their paths
+    agent_values: tuple[str, ...]  # what tedge-agent reads besides
+    findings: tuple[model.Finding, ...] = ()
+
+    def client_paths(self) -> tuple[str, ...]:
+        """The files whose contents clients read at their start."""
+        files = (self.client.ca_file, self.client.cert_file, self.client.key_file, self.client.password_file)
+        return tuple(path for path in files if path)
+
+
+def derive(settings: model.TedgeSettings, accounts: Accounts, *, tedge_dir: str) -> Desired:
+    """Return what the settings ask for. Pure arithmetic on the settings: no file has been looked at yet."""
+    bind = settings.bind
+    internal = model.Listener(port=bind.port, address=bind.address) if bind.enabled else None
+    external, findings = _external(settings.external)
+    return Desired(
+        internal=internal,
+        external=external,
+        rules=_rules(settings, accounts, tedge_dir),
+        client=settings.client,
+        client_values=_client_values(settings),
+        agent_values=(str(settings.http_bind_address or settings.external.address or bind.address),),
+        findings=(*findings, *_client_findings(settings)),
+    )
+
+
+def _external(asked: model.ExternalSettings) -> tuple[External | None, tuple[model.Finding, ...]]:
+    if not asked.any_set():
+        return None, ()
+    incomplete = _incomplete_tls(asked)
+    if incomplete is not None:
+        return None, (incomplete,)
+    level = (
+        model.Level.NONE
+        if asked.cert_file is None
+        else model.Level.SERVER
+        if asked.ca_path is None
+        else model.Level.MUTUAL
+    )
+    # The guide promises these ports; thin-edge opens nothing without one (facts/thin-edge.md 0.4).
+    port = asked.port if asked.port is not None else PLAIN_PORT if level is model.Level.NONE else TLS_PORT
+    external = External(
+        port=port,
+        address=asked.address,
+        interface=asked.interface,
+        level=level,
+        cert=asked.cert_file,
+        key=asked.key_file,
+        client_ca=asked.ca_path,
+    )
+    if level is model.Level.NONE and not (asked.address is not None and asked.address.is_loopback):
+        return external, (_insecure(external),)
+    return external, ()
+
+
+def _incomplete_tls(asked: model.ExternalSettings) -> model.Finding | None:
+    """Half of a TLS setting opens nothing: Mosquitto 2.0.11 would serve it as plaintext (facts/mosquitto.md 0.8)."""
+    cert, key, ca = asked.cert_file, asked.key_file, asked.ca_path
+    if (cert is None) == (key is None) and (ca is None or cert is not None):
+        return None
+    missing = [f"{EXTERNAL_KEYS}.{name}" for name, value in (("cert_file", cert), ("key_file", key)) if value is None]
+    given = [
+        f"{EXTERNAL_KEYS}.{name}"
+        for name, value in (("cert_file", cert), ("key_file", key), ("ca_path", ca))
+        if value is not None
+    ]
+    return model.Finding(
+        code="incomplete-tls",
+        severity=model.Severity.ERROR,
+        where=missing[0],
+        message=f"{' and '.join(given)} set, but {' and '.join(missing)} not: nothing is opened",
+        remedy=f"tedge config set {missing[0]} PATH, or tedge config unset {given[0]}",
+        blocks=model.Area.BROKER,
+    )
+
+
+def _insecure(external: External) -> model.Finding:
+    where = f"{external.address or 'all addresses'} port {external.port}"
+    return model.Finding(
+        code="insecure-listener",
+        severity=model.Severity.WARNING,
+        where=f"{EXTERNAL_KEYS}.bind",
+        message=f"anyone who reaches {where} may read and publish everything: no TLS, no login",
+        remedy="tedge-agentd secure server, or set mqtt.external.cert_file and mqtt.external.key_file",
+    )
+
+
+# Files ------------------------------------------------------------------------------------------------------
+
+
+def _rules(settings: model.TedgeSettings, accounts: Accounts, tedge_dir: str) -> tuple[model.FileRule, ...]:
+    """One rule a path, in the order of the keys. A file that both need is the client user's (contract 7)."""
+    client = settings.client
+    device_cert = settings.device_cert_path or f"{tedge_dir}/device-certs/tedge-certificate.pem"
+    device_key = settings.device_key_path or f"{tedge_dir}/device-certs/tedge-private-key.pem"
+    kind = model.FileKind
+    auth = CLIENT_KEYS
+    client_files = [
+        (client.cert_file, f"{auth}.cert_file", kind.CERTIFICATE),
+        (client.key_file, f"{auth}.key_file", kind.KEY),
+        (client.password_file, f"{auth}.password_file", kind.PASSWORD),
+    ]
+    broker_files = [
+        (settings.external.cert_file, f"{EXTERNAL_KEYS}.cert_file", kind.CERTIFICATE),
+        (settings.external.key_file, f"{EXTERNAL_KEYS}.key_file", kind.KEY),
+    ]
+    device_files = [
+        (device_cert, "device.cert_path", kind.CERTIFICATE),
+        (device_key, "device.key_path", kind.KEY),
+    ]
+    if not settings.bridge_built_in:  # then the broker itself connects to the cloud (facts/thin-edge.md 4)
+        broker_files += device_files
+    rules: dict[str, model.FileRule] = {}
+    for path, key, what in client_files:
+        if path:
+            rules.setdefault(_same(path), _client_rule(path, key, what, accounts))
+    # The built-in bridge reads the device pair as the client user, and `tedge connect` gives it to that user.
+    shared = {_same(path) for path, _, _ in device_files} if settings.bridge_built_in else set()
+    for path, key, what in broker_files:
+        if not path:
+            continue
+        rule = (
+            _client_rule(path, key, what, accounts)
+            if _same(path) in shared
+            else _broker_rule(path, key, what, accounts)
+        )
+        rules.setdefault(_same(path), rule)
+    for path, key, readers in (
+        (settings.external.ca_path, f"{EXTERNAL_KEYS}.ca_path", (accounts.broker_user,)),
+        (client.ca_file, f"{auth}.ca_file", (accounts.client_user,)),
+        (client.ca_dir, f"{auth}.ca_dir", (accounts.client_user,)),
+    ):
+        if path:
+            rules.setdefault(_same(path), _ca_rule(path, key, readers))
+    return tuple(rules.values())
+
+
+def _same(path: str) -> str:
+    return posixpath.normpath(path)
+
+
+def _client_rule(path: str, key: str, kind: model.FileKind, accounts: Accounts) -> model.FileRule:
+    return model.FileRule(
+        path=path,
+        key=key,
+        role=model.Role.CLIENT,
+        kind=kind,
+        owner=accounts.client_user,
+        group=accounts.client_group,
+        readers=(accounts.client_user,),
+    )
+
+
+def _broker_rule(path: str, key: str, kind: model.FileKind, accounts: Accounts) -> model.FileRule:
+    return model.FileRule(
+        path=path,
+        key=key,
+        role=model.Role.BROKER,
+        kind=kind,
+        owner=accounts.broker_user,
+        group=accounts.broker_group,
+        readers=(accounts.broker_user,),
+    )
+
+
+def _ca_rule(path: str, key: str, readers: tuple[str, ...]) -> model.FileRule:
+    return model.FileRule(
+        path=path, key=key, role=model.Role.CA, kind=model.FileKind.CA, owner=None, group=None, readers=readers
+    )
+
+
+# Clients ----------------------------------------------------------------------------------------------------
+
+
+def _client_values(settings: model.TedgeSettings) -> tuple[str, ...]:
+    client = settings.client
+    values: Iterable[object] = (
+        client.host,
+        client.port,
+        client.ca_file,
+        client.ca_dir,
+        client.cert_file,
+        client.key_file,
+        client.username,
+        client.password_file,
+        settings.topic_root,
+        settings.device_topic_id,
+    )
+    return tuple("" if value is None else str(value) for value in values)
+
+
+def _client_findings(settings: model.TedgeSettings) -> tuple[model.Finding, ...]:
+    """A client setting that reaches nothing: the port where neither of our listeners is."""
+    client, external = settings.client, settings.external
+    if client.host not in {"127.0.0.1", "localhost", "::1"}:
+        return ()
+    ports = {settings.bind.port} if settings.bind.enabled else set()
+    derived, _ = _external(external)
+    if derived is not None:
+        ports.add(derived.port)
+    if not ports or client.port in ports:
+        return ()
+    return (
+        model.Finding(
+            code="client-port",
+            severity=model.Severity.WARNING,
+            where="mqtt.client.port",
+            message=f"thin-edge's clients connect to {client.host}:{client.port}, where no listener is configured",
+            remedy=f"tedge config set mqtt.client.port {min(ports)}",
+        ),
+    )

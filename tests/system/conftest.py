@@ -1,0 +1,86 @@
+"""Fixtures of the system tests: gateways on every release, and a full account of a gateway when its test fails."""
+
+import os
+import pathlib
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from . import basetree, gateway
+
+MakeGateway = Callable[..., gateway.Gateway]
+_REPOSITORY = pathlib.Path(__file__).parents[2]
+_gateways = pytest.StashKey[list[gateway.Gateway]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--suite",
+        action="append",
+        metavar="RELEASE",
+        help="boot gateways of this Debian release only; may be given several times (TEDGE_AGENTD_TEST_SUITES)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes longer than ten seconds")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "suite" in metafunc.fixturenames:
+        metafunc.parametrize("suite", _suites(metafunc.config))
+
+
+def _suites(config: pytest.Config) -> list[str]:
+    chosen: list[str] = config.getoption("--suite") or os.environ.get("TEDGE_AGENTD_TEST_SUITES", "").split()
+    return chosen or list(basetree.SUITES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _root() -> None:
+    if os.geteuid() != 0:
+        pytest.fail("the system tests boot gateways and need root: sudo make system", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def deb() -> pathlib.Path:
+    """The package under test: $TEDGE_AGENTD_DEB or the newest one in dist/."""
+    try:
+        return gateway.deb_under_test(_REPOSITORY)
+    except FileNotFoundError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def make_gateway(suite: str, request: pytest.FixtureRequest) -> Iterator[MakeGateway]:
+    """Make gateways, still off, of the release at hand; all of them end with the test."""
+    made = request.node.stash.setdefault(_gateways, [])
+
+    def make(**options: Any) -> gateway.Gateway:
+        gw = gateway.Gateway(suite, **options)
+        made.append(gw)
+        return gw
+
+    try:
+        yield make
+    finally:
+        while made:
+            made.pop().close()
+
+
+@pytest.fixture
+def bare(make_gateway: MakeGateway) -> gateway.Gateway:
+    """A running gateway with Mosquitto alone."""
+    return make_gateway().boot()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and call.when != "teardown":
+        for one in item.stash.get(_gateways, []):
+            report.sections += [(f"{one.suite} {title}", text) for title, text in one.report()]
+    return report

@@ -1,0 +1,139 @@
+"""The harness itself: what the other system tests rely on."""
+
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+
+from . import container, gateway
+from .conftest import MakeGateway
+
+
+def test_a_gateway_boots_quickly_with_systemd_dbus_and_the_broker(make_gateway: MakeGateway) -> None:
+    began = time.monotonic()
+    gw = make_gateway().boot()
+    assert time.monotonic() - began < 5.0
+    assert gw.state() == "running"
+    assert gw.active("dbus.service")
+    assert gw.unit("mosquitto")["ActiveState"] == "active"
+
+
+def test_commands_run_as_the_user_asked_for(bare: gateway.Gateway) -> None:
+    assert bare.run("id -un").stdout == "root\n"
+    assert bare.run("id -un", user="mosquitto").stdout == "mosquitto\n"
+    assert bare.run("cat", input="through a pipe").stdout == "through a pipe"
+    assert bare.run("false", check=False).returncode == 1
+    with pytest.raises(gateway.CommandError, match="no such place"):
+        bare.sh("echo no such place >&2; exit 7")
+
+
+def test_files_are_those_the_gateway_sees(bare: gateway.Gateway) -> None:
+    bare.write("/etc/there/file", "text", owner="mosquitto", mode=0o640)
+    assert bare.run("stat -c '%U:%G %a' /etc/there/file").stdout == "mosquitto:mosquitto 640\n"
+    assert bare.access("/etc/there/file") == "mosquitto:mosquitto 0640"
+    bare.write("/run/there", "in memory")
+    assert bare.run("cat /run/there").stdout == "in memory"
+    before = bare.stat("/etc/there/file").st_ino
+    bare.write("/etc/there/file", "replaced", replace=True)
+    assert bare.stat("/etc/there/file").st_ino != before
+    assert bare.files.listdir("/etc/there") == ["file"]
+
+
+def test_an_absolute_symlink_leads_to_the_gateways_file(bare: gateway.Gateway) -> None:
+    bare.write("/etc/real", "of the gateway")
+    bare.files.symlink("/etc/real", "/etc/link")
+    assert bare.read("/etc/link") == "of the gateway"
+    bare.write("/etc/link", "changed")
+    assert bare.read("/etc/real") == "changed"
+
+
+def test_a_reboot_and_a_power_cut_keep_files_and_interfaces(bare: gateway.Gateway) -> None:
+    bare.write("/etc/kept", "kept")
+    bare.add_interface("wlan0", "198.51.100.7/24", "2001:db8::7/64")
+    for off in (bare.shutdown, bare.power_cut):
+        boot = bare.read("/proc/sys/kernel/random/boot_id")
+        off()
+        assert not bare.running
+        assert bare.read("/etc/kept") == "kept"
+        bare.boot()
+        assert bare.read("/proc/sys/kernel/random/boot_id") != boot
+        assert "198.51.100.7/24" in bare.run("ip -brief address show wlan0").stdout
+        assert bare.active("mosquitto")
+
+
+def test_interfaces_come_and_go(bare: gateway.Gateway) -> None:
+    assert "192.0.2.10/24" in bare.run("ip -brief address show eth0").stdout
+    bare.remove_address("eth0", "192.0.2.10/24")
+    assert "192.0.2.10/24" not in bare.run("ip -brief address show eth0").stdout
+    bare.remove_interface("eth0")
+    assert bare.run("ip link show eth0", check=False).returncode != 0
+
+
+def test_mosquitto_can_be_purged_and_installed_again_without_a_network(bare: gateway.Gateway) -> None:
+    bare.purge("mosquitto")
+    assert not bare.exists("/etc/mosquitto/mosquitto.conf")
+    assert not bare.exists("/usr/sbin/mosquitto")
+    bare.install("mosquitto")
+    assert bare.active("mosquitto")
+
+
+def test_a_package_is_installed_without_a_network(bare: gateway.Gateway, tmp_path: pathlib.Path) -> None:
+    bare.purge("python3-watchdog")
+    bare.install_deb(_package(tmp_path))
+    assert bare.run("harness-sample").stdout == "hello\n"
+    assert bare.run("dpkg-query -W -f '${db:Status-Status}' python3-watchdog").stdout == "installed"
+
+
+def test_a_package_can_be_on_the_image(make_gateway: MakeGateway, tmp_path: pathlib.Path) -> None:
+    gw = make_gateway(deb=_package(tmp_path)).boot()
+    assert gw.run("harness-sample").stdout == "hello\n"
+    assert gw.run("dpkg-query -W -f '${db:Status-Status}' harness-sample").stdout == "installed"
+
+
+def test_nothing_is_left_behind(suite: str) -> None:
+    before = _traces()
+    gw = gateway.Gateway(suite)
+    namespaces = {os.readlink(f"/proc/{gw._container.holder}/ns/{kind}") for kind in ("mnt", "net", "pid")}
+    gw.boot()
+    namespaces |= {os.readlink(f"/proc/{gw.leader}/ns/{kind}") for kind in ("mnt", "net", "pid", "cgroup")}
+    background = subprocess.Popen(gw.command("sleep 1000"))
+    assert _namespaces() & namespaces
+    gw.close()
+    assert background.wait(5) != 0
+    assert not _namespaces() & namespaces
+    assert _traces() <= before
+
+
+def _package(where: pathlib.Path) -> pathlib.Path:
+    tree = where / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        "Package: harness-sample\nVersion: 1\nArchitecture: all\nMaintainer: Nobody <nobody@example.org>\n"
+        "Depends: python3-watchdog, python3-pystemd\nDescription: sample\n"
+    )
+    (tree / "usr/bin/harness-sample").write_text("#!/bin/sh\necho hello\n")
+    (tree / "usr/bin/harness-sample").chmod(0o755)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, where], check=True, capture_output=True)
+    (deb,) = where.glob("*.deb")
+    return deb
+
+
+def _namespaces() -> set[str]:
+    found = set()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        for kind in ("mnt", "net", "pid", "cgroup"):
+            try:
+                found.add(os.readlink(process / "ns" / kind))
+            except OSError:
+                continue
+    return found
+
+
+def _traces() -> set[str]:
+    """Return what this process could leave on the machine."""
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    own = f"{container.PREFIX}{os.getpid()}-"
+    return {line for line in mounts if own in line} | {str(path) for path in pathlib.Path("/var/tmp").glob(f"{own}*")}

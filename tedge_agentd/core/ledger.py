@@ -50,12 +50,15 @@ class Staged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastGood:
-    """The listener file that last verified, with what it serves. The staged copies lie beside it in the state."""
+    """The listener file that last verified, with what it serves. `copies` are digests of the staged names it needs,
+    whose contents lie in the state directory.
+    """
 
     path: str
     content: bytes
     serving: Serving
     staged: Staged | None = None
+    copies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,7 @@ def to_json(ledger: Ledger) -> dict[str, Any]:
             "content": good.content.decode(),
             "serving": _serving_out(good.serving),
             "staged": _staged_out(good.staged),
+            "copies": dict(good.copies),
         },
         "clients": {
             group: {"fingerprint": inputs.fingerprint, "since": _stamp_out(inputs.since)}
@@ -186,6 +190,7 @@ def _last_good_in(data: Mapping[str, Any]) -> LastGood:
         content=str(data["content"]).encode(),
         serving=serving,
         staged=_staged_in(data["staged"]),
+        copies={str(name): str(digest) for name, digest in data["copies"].items()},
     )
 
 

@@ -47,6 +47,16 @@ class StageDirectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreStaged:
+    """Put the last good copy of one staged name back from the state directory."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"put back the last good {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unstage:
     """Remove a staged file or directory that no setting names any more."""
 
@@ -128,6 +138,7 @@ Operation = (
     Own
     | Stage
     | StageDirectory
+    | RestoreStaged
     | Unstage
     | WriteListenerFile
     | RemoveListenerFile
@@ -139,7 +150,7 @@ Operation = (
 )
 
 # Those after which the broker may read something else than before.
-BROKER_INPUT = (Stage, StageDirectory, WriteListenerFile, RemoveListenerFile)
+BROKER_INPUT = (Stage, StageDirectory, RestoreStaged, WriteListenerFile, RemoveListenerFile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

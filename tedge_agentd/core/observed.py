@@ -1,0 +1,54 @@
+"""What a pass found on the machine: everything the plan may look at, gathered before it decides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from . import ledger, model
+
+SERVER_PAIR = "server.pem"
+CLIENT_CA_FILE = "client-ca.pem"
+CLIENT_CA_DIRECTORY = "client-ca"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The server's certificate and key as the sources hold them now. `combined` is None when they are not usable."""
+
+    combined: bytes | None = field(default=None, repr=False)
+    fingerprint: str = ""
+    key_type: str = ""
+    leaf: str = ""
+    findings: tuple[model.Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCas:
+    """The client CA as the source holds it now: (sha256 of the DER, PEM) each. None: not usable."""
+
+    is_dir: bool = False
+    certificates: tuple[tuple[str, bytes], ...] | None = None
+    findings: tuple[model.Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """One look at the machine. Digests in `staged` are those of core.staging, of what the staging directory holds."""
+
+    now: model.Stamp
+    broker_installed: bool
+    listener_path: str | None
+    listener_data: bytes | None  # None: there is no such file
+    broker: model.UnitFacts | None  # None: systemd could not be asked
+    clients: tuple[model.UnitFacts, ...] = ()
+    files: Mapping[str, model.FileFacts] = field(default_factory=dict)  # by the rule's path
+    uids: Mapping[str, int] = field(default_factory=dict)
+    gids: Mapping[str, int] = field(default_factory=dict)
+    pair: Pair | None = None
+    client_cas: ClientCas | None = None
+    staged: Mapping[str, str] = field(default_factory=dict)
+    network: model.Network = field(default_factory=model.Network)
+    broker_uids: frozenset[int] = frozenset()
+    client_contents: tuple[str, ...] = ()  # digests of the files that clients read, in Desired.client_paths() order
+    ledger: ledger.Ledger = field(default_factory=ledger.Ledger)
+    findings: tuple[model.Finding, ...] = ()
+    hold: bool = False  # leave everything of the broker alone, whatever is found

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from . import basetree, gateway
+from . import basetree, gateway, pki, standins
 
 MakeGateway = Callable[..., gateway.Gateway]
 _REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -73,6 +73,32 @@ def make_gateway(suite: str, request: pytest.FixtureRequest) -> Iterator[MakeGat
 def bare(make_gateway: MakeGateway) -> gateway.Gateway:
     """A running gateway with Mosquitto alone."""
     return make_gateway().boot()
+
+
+@pytest.fixture
+def thin_edge(make_gateway: MakeGateway) -> gateway.Gateway:
+    """A running gateway with Mosquitto and thin-edge, without the package under test."""
+    gw = make_gateway()
+    standins.install(gw)
+    gw.boot()
+    standins.wait_connected(gw)
+    return gw
+
+
+@pytest.fixture
+def gw(make_gateway: MakeGateway, deb: pathlib.Path) -> gateway.Gateway:
+    """A running gateway with Mosquitto, thin-edge and the package under test."""
+    gw = make_gateway(deb=deb)
+    standins.install(gw)
+    gw.boot()
+    standins.wait_connected(gw)
+    return gw
+
+
+@pytest.fixture(scope="session")
+def ca() -> pki.Authority:
+    """A certificate authority for the whole run."""
+    return pki.authority()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -265,6 +265,11 @@ class Gateway:
         """
         return self._container.in_network(action, outside=outside)
 
+    def enter_network(self, *, outside: bool = False) -> list[str]:
+        """Return the words that put a command of this machine into the gateway's network, or the one around it."""
+        process = self._container.neighbour if outside else self._container.holder
+        return ["nsenter", f"--target={process}", "--net", "--"]
+
     # -- waiting and telling -------------------------------------------------------------------------------------
 
     def wait_until(

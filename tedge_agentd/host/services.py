@@ -13,6 +13,7 @@ from . import bus, manager
 
 _STATES = ("active", "reloading", "activating", "deactivating", "failed")
 _SIGKILL = 9
+_BY_SIGNAL = {2, 3}  # CLD_KILLED, CLD_DUMPED of waitid(2)
 _LOG_ERRORS = 3  # sd-daemon(3)
 _TICK = 0.25  # seconds; a signal that was read ahead by a call is found at the latest after this
 
@@ -45,7 +46,10 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransientResult:
-    """How a transient unit's start ended: `done` after READY=1, else why not. exec_main_status: 0 while it runs."""
+    """How a transient unit's start ended: `done` after READY=1, else why not.
+
+    exec_main_status is 0 while the program runs, and as in subprocess -9 for one that SIGKILL ended.
+    """
 
     result: str
     exec_main_status: int
@@ -219,7 +223,10 @@ class Systemd(manager.Manager):
                 raise _refusal(name, error) from error
             result = self._await(connection, manager.text(job), started + timeout_s + 1.0)
             duration_ms = (self.clock() - started) * 1000
-            status = int(connection.get(_object(manager.unit_path(name), "Service"), "ExecMainStatus", "i"))
+            service = _object(manager.unit_path(name), "Service")
+            status = int(connection.get(service, "ExecMainStatus", "i"))
+            if connection.get(service, "ExecMainCode", "i") in _BY_SIGNAL:
+                status = -status
             for method, signature, arguments in (("KillUnit", "ssi", ("all", _SIGKILL)), ("UnrefUnit", "s", ())):
                 with contextlib.suppress(bus.CallError):  # it has ended by itself
                     connection.call(manager.MANAGER, method, signature, name, *arguments)

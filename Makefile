@@ -1,0 +1,61 @@
+# `make` alone lists the targets. Works from a fresh clone on Debian 12 and 13 with git and make.
+
+MAKEFLAGS += --no-print-directory
+PYTHON := .venv/bin/python
+REPORTS := build/reports
+TOOLS := packaging/install-tools
+PYTEST := $(PYTHON) -m pytest
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this list
+	@sed -n -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: setup
+setup: ## install with apt what the other targets need (as root; they do it by themselves when run as root)
+	@$(TOOLS) build check test
+
+.venv/.stamp: packaging/requirements-dev.txt
+	@$(TOOLS) check
+	/usr/bin/python3 -m venv --system-site-packages .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --requirement packaging/requirements-dev.txt
+	@touch $@
+
+.PHONY: tools
+tools: .venv/.stamp
+	@$(TOOLS) check
+
+.PHONY: check
+check: tools ## lint, types, import layers, unit and host tests: under a minute
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy --strict
+	.venv/bin/lint-imports
+	$(PYTEST) --numprocesses=auto --junitxml=$(REPORTS)/check.xml
+
+.PHONY: deb
+deb: ## build dist/tedge-agentd_<version>_all.deb
+	@$(TOOLS) build
+	@packaging/build-deb
+
+.PHONY: system
+system: tools deb ## boot gateways of both releases and test on them (as root)
+	@$(TOOLS) test
+	$(PYTEST) tests/system --junitxml=$(REPORTS)/system.xml
+
+.PHONY: test
+test: check system ## everything: check, deb, system (as root)
+
+.PHONY: install
+install: deb ## build the package and install it on this gateway (as root)
+	apt-get install -y --reinstall "$$(ls -t "$$PWD"/dist/tedge-agentd_*_all.deb | head -n 1)"
+
+.PHONY: demo
+demo: tools deb ## show what the daemon does, on a gateway that is booted for it (as root)
+	@$(TOOLS) test
+	$(PYTHON) -m tests.system.demo
+
+.PHONY: clean
+clean: ## remove what the targets above have made
+	rm -rf build dist .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

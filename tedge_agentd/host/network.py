@@ -1,0 +1,118 @@
+"""What the network looks like from here: interfaces, listening sockets, addresses. Reads only, starts nothing."""
+
+import array
+import bisect
+import errno
+import fcntl
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+
+from tedge_agentd.core import model
+
+_SIOCGIFADDR = 0x8915
+_NO_ADDRESS = "0.0.0.0"  # noqa: S104  # what an interface without one answers in a fresh network namespace
+_LISTEN = "0A"  # TCP_LISTEN of the kernel's net/tcp_states.h
+_LINK_SCOPE = 0x20  # IPV6_ADDR_LINKLOCAL of the kernel's net/ipv6.h
+_NOT_BINDABLE = 0x40 | 0x08  # IFA_F_TENTATIVE, IFA_F_DADFAILED of linux/if_addr.h
+_PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+
+def observe(addresses: Iterable[model.IPAddress], interfaces: Iterable[str]) -> model.Network:
+    """Return the listening TCP sockets, and which of the given addresses and interfaces this machine has.
+
+    Works in a service sandbox (ProcSubset=pid) with sockets of AF_INET and AF_INET6.
+    """
+    first_ipv6 = _first_ipv6()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        found = {
+            name: model.Interface(name=name, ipv4=_first_ipv4(asker, name), ipv6=first_ipv6.get(name))
+            for name in interfaces
+            if _exists(name)
+        }
+    return model.Network(
+        interfaces=found,
+        sockets=(*_listening("/proc/self/net/tcp"), *_listening("/proc/self/net/tcp6")),
+        local_addresses=frozenset(address for address in addresses if _is_local(address)),
+        unprivileged_port_start=_unprivileged_port_start(),
+    )
+
+
+def _listening(path: str) -> list[model.Socket]:
+    try:
+        with open(path, encoding="ascii") as file:
+            next(file)
+            rows = [line.split(maxsplit=8) for line in file]
+    except FileNotFoundError:  # no IPv6 in this kernel
+        return []
+    return [
+        model.Socket(address=_address(row[1][:-5]), port=int(row[1][-4:], 16), uid=int(row[7]))
+        for row in rows
+        if row[3] == _LISTEN
+    ]
+
+
+def _address(text: str) -> model.IPAddress:
+    """Decode an address of /proc/net/tcp: 32-bit words, each printed as the CPU holds it."""
+    words = array.array("I", (int(text[start : start + 8], 16) for start in range(0, len(text), 8)))
+    return ipaddress.ip_address(words.tobytes())
+
+
+def _first_ipv4(asker: socket.socket, name: str) -> ipaddress.IPv4Address | None:
+    """Return the first address of an interface, as getifaddrs(3) and so the broker sees it."""
+    try:
+        answer = fcntl.ioctl(asker, _SIOCGIFADDR, struct.pack("16s24x", name.encode()))
+    except OSError:  # EADDRNOTAVAIL: it has none
+        return None
+    address = socket.inet_ntoa(answer[20:24])
+    return None if address == _NO_ADDRESS else ipaddress.IPv4Address(address)
+
+
+def _first_ipv6() -> dict[str, ipaddress.IPv6Address]:
+    """Return the first address of each interface that a listener could be bound to."""
+    found: dict[str, ipaddress.IPv6Address] = {}
+    try:
+        with open("/proc/self/net/if_inet6", encoding="ascii") as file:
+            for line in file:
+                address, _, _, scope, flags, name = line.split()
+                if not int(scope, 16) & _LINK_SCOPE and not int(flags, 16) & _NOT_BINDABLE:
+                    found.setdefault(name, ipaddress.IPv6Address(bytes.fromhex(address)))
+    except FileNotFoundError:
+        pass
+    return found
+
+
+def _exists(name: str) -> bool:
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
+
+
+def _is_local(address: model.IPAddress) -> bool:
+    """Return whether a socket can be bound to the address now, which is what the broker will try."""
+    return _bind_error(str(address), 0) is None
+
+
+def _bind_error(address: str, port: int) -> int | None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as trial:
+            trial.bind((address, port))
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def _unprivileged_port_start() -> int:
+    """Return from which port on the broker, which has no privileges when it binds, may listen."""
+    try:
+        with open(_PORT_START, encoding="ascii") as file:
+            return int(file.read())
+    except OSError:
+        # ProcSubset=pid hides /proc/sys. The sandbox that has it lacks CAP_NET_BIND_SERVICE, so trying tells.
+        return 1 + bisect.bisect_left(range(1, 1024), True, key=_may_bind)
+
+
+def _may_bind(port: int) -> bool:
+    return _bind_error("127.0.0.1", port) != errno.EACCES

@@ -1,0 +1,188 @@
+"""Log in at the broker as the thin-edge services do, with their own settings."""
+
+import enum
+import os
+import ssl
+from dataclasses import dataclass
+
+from tedge_agentd.core import model
+
+from . import wire
+
+_CA_SUFFIXES = (".pem", ".cer", ".crt")  # the files of a ca_dir that thin-edge reads (facts/thin-edge.md 2)
+_WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_NOT_NOW = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_CODES = {
+    1: "the protocol version",
+    2: "the client id",
+    3: "them for now: it is not available",
+    4: "their user name or password",
+    5: "them: they are not authorised",
+}
+
+
+class Login(enum.Enum):
+    ACCEPTED = "accepted"
+    UNREACHABLE = "unreachable"
+    SETTINGS = "settings"  # a file they name cannot be used
+    TLS = "tls"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginResult:
+    """How it went, in a sentence for the operator, and what mends it. `code` is that of a CONNACK."""
+
+    outcome: Login
+    text: str
+    remedy: str = ""
+    code: int | None = None
+
+    @property
+    def accepted(self) -> bool:
+        return self.outcome is Login.ACCEPTED
+
+
+def login(client: model.ClientSettings, *, timeout: float) -> LoginResult:
+    """Connect to the broker with the clients' host, port, CA, certificate, user name and password, once.
+
+    As in thin-edge, TLS is on if and only if the CA settings yield a certificate, the client's certificate counts
+    only together with its key, and of the password file the first line is used; an unreadable one means no password.
+    Files are read as this process's user: whether the clients may read them is not seen. A host that is a name is
+    looked up, which may take as long as the resolver does.
+    """
+    where = f"{client.host}:{client.port}"
+    try:
+        context = _context(client)
+    except (OSError, ValueError) as error:
+        return _unusable(client, error)
+    try:
+        with wire.Channel(client.host, client.port, timeout) as channel:
+            try:
+                if context is not None:
+                    channel.start_tls(context, client.host)
+                code = channel.login(client.username, _password(client))
+            except OSError as error:
+                return _broken(client, where, error, tls=context is not None)
+    except OSError as error:
+        return LoginResult(
+            outcome=Login.UNREACHABLE,
+            text=f"the clients are to connect to {where}, where nothing answers: {wire.explain(error)}",
+            remedy="tedge config set mqtt.client.host ...; tedge config set mqtt.client.port ...",
+        )
+    if code is None:
+        return _broken(client, where, ConnectionResetError("connection closed"), tls=context is not None)
+    if code:
+        return LoginResult(
+            outcome=Login.REFUSED,
+            code=code,
+            text=f"the broker at {where} refuses {_CODES.get(code, 'the clients')} (CONNACK {code})",
+            remedy=_REFUSED_REMEDY[client.username is not None],
+        )
+    return LoginResult(outcome=Login.ACCEPTED, code=0, text=f"the clients can log in at {where}")
+
+
+_REFUSED_REMEDY = {
+    True: "check mqtt.client.auth.username and mqtt.client.auth.password_file",
+    False: "tedge config set mqtt.client.auth.username ...; tedge config set mqtt.client.auth.password_file ...",
+}
+
+
+def _context(client: model.ClientSettings) -> ssl.SSLContext | None:
+    """Return how the clients do TLS, None if they do not."""
+    authorities = _authorities(client)
+    if not authorities:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.hostname_checks_common_name = False  # rustls looks at subject alternative names only
+    context.load_verify_locations(cadata="\n".join(authorities))
+    if client.cert_file and client.key_file:
+        context.load_cert_chain(client.cert_file, client.key_file, password=_no_passphrase)
+    return context
+
+
+def _authorities(client: model.ClientSettings) -> list[str]:
+    paths = [client.ca_file] if client.ca_file else []
+    if client.ca_dir:
+        names = sorted(name for name in os.listdir(client.ca_dir) if name.endswith(_CA_SUFFIXES))
+        paths += [os.path.join(client.ca_dir, name) for name in names]
+    texts = []
+    for path in paths:
+        with open(path, encoding="ascii", errors="ignore") as file:
+            text = file.read()
+        if "-----BEGIN CERTIFICATE-----" in text:
+            texts.append(text)
+    return texts
+
+
+def _no_passphrase() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _password(client: model.ClientSettings) -> bytes | None:
+    if client.username is None or not client.password_file:
+        return None
+    try:
+        with open(client.password_file, "rb") as file:
+            return file.readline().rstrip(b"\r\n")
+    except OSError:
+        return None
+
+
+def _unusable(client: model.ClientSettings, error: OSError | ValueError) -> LoginResult:
+    named = getattr(error, "filename", None)
+    detail = wire.explain(error) if isinstance(error, OSError) else str(error)
+    keys = {
+        "mqtt.client.auth.ca_file": client.ca_file,
+        "mqtt.client.auth.ca_dir": client.ca_dir,
+        "mqtt.client.auth.cert_file": client.cert_file,
+        "mqtt.client.auth.key_file": client.key_file,
+    }
+    guilty = next((key for key, path in keys.items() if named and path and str(named).startswith(path)), None)
+    what = f"{guilty} ({named})" if guilty else " and ".join(f"{key} ({path})" for key, path in keys.items() if path)
+    return LoginResult(
+        outcome=Login.SETTINGS,
+        text=f"the clients cannot use {what}: {detail}",
+        remedy=f"tedge config set {guilty or 'mqtt.client.auth.cert_file'} ...",
+    )
+
+
+def _broken(client: model.ClientSettings, where: str, error: OSError, *, tls: bool) -> LoginResult:
+    """Explain a connection that was made and then failed."""
+    said = wire.explain(error)
+    reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text, remedy = _untrusted(client, where, error)
+    elif "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and not client.cert_file):
+        text = f"the broker at {where} asks the clients for a certificate, and they have none"
+        remedy = "tedge config set mqtt.client.auth.cert_file ...; tedge config set mqtt.client.auth.key_file ..."
+    elif "ALERT" in reason and client.cert_file:
+        text = f"the broker at {where} does not accept the clients' certificate {client.cert_file}: {said}"
+        remedy = "check that mqtt.external.ca_path holds the CA that issued it"
+    elif tls and (not reason or "WRONG_VERSION" in reason or "RECORD_LAYER" in reason or "EOF" in reason):
+        text = f"the clients use TLS at {where}, where the broker does not: {said}"
+        remedy = "set mqtt.client.port to the port with TLS, or tedge config unset mqtt.client.auth.ca_file"
+    elif tls:
+        text, remedy = f"TLS between the clients and {where} fails: {said}", "journalctl -u mosquitto -e"
+    else:
+        text = f"the broker at {where} drops the clients, as it does where it wants TLS: {said}"
+        remedy = "tedge config set mqtt.client.auth.ca_file ..., or set mqtt.client.port to a port without TLS"
+    return LoginResult(outcome=Login.TLS if tls else Login.REFUSED, text=text, remedy=remedy)
+
+
+def _untrusted(client: model.ClientSettings, where: str, error: ssl.SSLCertVerificationError) -> tuple[str, str]:
+    if error.verify_code in _WRONG_NAME:
+        return (
+            f"the broker's certificate is not for {client.host}, the name the clients use",
+            "tedge config set mqtt.client.host <a name in the certificate>, or issue one with that name",
+        )
+    if error.verify_code in _NOT_NOW:
+        return (
+            f"the broker's certificate is not valid now: {wire.explain(error)}",
+            "renew the certificate of mqtt.external.cert_file",
+        )
+    authority = client.ca_file or client.ca_dir
+    return (
+        f"the clients do not trust the broker's certificate: {wire.explain(error)} in {authority}",
+        f"openssl s_client -connect {where} -CAfile {authority} </dev/null",
+    )

@@ -126,3 +126,21 @@ def no_include(main: str) -> model.Finding:
 def included_twice(path: str, where: str, first: str) -> model.Finding:
     message = f"{path} is included a second time (first at {first}), and each listener in it twice"
     return _finding("listener-conflict", where, message, "remove this line", refused=True)
+
+
+def not_included(path: str, main: str) -> model.Finding:
+    message = f"{main} does not include the directory of {path}: the broker would not read it"
+    remedy = f"add `include_dir {path.rpartition('/')[0]}` to {main}"
+    return _finding("no-include-dir", main, message, remedy, refused=True)
+
+
+def conflict(where: str, message: str, remedy: str) -> model.Finding:
+    return _finding("listener-conflict", where, message, remedy, refused=True)
+
+
+def order(where: str, message: str, remedy: str) -> model.Finding:
+    return _finding("per-listener-settings", where, message, remedy, refused=True)
+
+
+def remark(code: str, where: str, message: str, remedy: str) -> model.Finding:
+    return _finding(code, where, message, remedy, refused=False)

@@ -7,11 +7,15 @@ What would leave traces (persistence, log files, the pid file) is switched off (
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from . import conf_lines, conf_places, model
 from .conf_lines import Directive
 from .mosquitto_conf import BrokerConf, ConfListener, absolute, replaced
+from .refusal import explain
+from .trial import Candidate, Sandbox, Tried, staged
+
+__all__ = ["Candidate", "Sandbox", "Tried", "candidate", "explain"]
 
 _DROPPED = frozenset(
     {
@@ -28,40 +32,6 @@ FIRST_UNPRIVILEGED = 1024
 _SPARE_PORTS = range(49152, 65536)  # stands in for the others; the sandbox has a network of its own
 _NETWORK = ipaddress.IPv4Network("127.77.0.0/16")
 _SIX_LOOPBACK = ipaddress.IPv6Address("::1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sandbox:
-    """Where the sandbox has things. `staging`: path in the configuration -> path in the sandbox, of a file or of a
-    directory with all that is below it. `root`: the directory that holds the candidate's files; empty: they are laid
-    over the real ones.
-    """
-
-    staging: Mapping[str, str] = field(default_factory=dict)
-    root: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """Where a listener of the configuration is in the sandbox. `address` None: all of them, as written."""
-
-    listener: ConfListener
-    port: int
-    address: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A configuration to try. `files`: absolute path -> content, for every file the broker is to find.
-
-    Start the broker on `sandbox.root` + `main`, with each file at `sandbox.root` + its path.
-    """
-
-    main: str
-    files: Mapping[str, bytes] = field(repr=False)
-    listeners: tuple[Tried, ...]
-    conf: BrokerConf = field(repr=False)
-    sandbox: Sandbox
 
 
 def candidate(
@@ -262,14 +232,3 @@ def _implied_line(name: str, tried: Tried | None) -> str | None:
 def _implied_listener(edits: _Edits) -> ConfListener | None:
     implied = edits.moves.implied()
     return None if implied is None else implied.listener
-
-
-def staged(path: str, staging: Mapping[str, str]) -> str:
-    """Where a file is in the sandbox: `staging` names it, or a directory above it."""
-    above = max((known for known in staging if path == known or path.startswith(f"{known}/")), key=len, default=None)
-    return path if above is None else staging[above] + path[len(above) :]
-
-
-def unstaged(path: str, sandbox: Sandbox) -> str:
-    """What the configuration calls a path of the sandbox: the way back of `staged`."""
-    return staged(path, {there: here for here, there in sandbox.staging.items()})

@@ -20,6 +20,8 @@ def find(
     These are all findings about it, those of reading it too: `conf.findings`, which may speak of a listener file that
     is about to be replaced, need not be added. ValueError where `wanted` cannot be rendered.
     """
+    if not wanted.listeners:  # then no file of ours is written
+        return conf.findings
     new = replaced(conf, listener_file, listener.render(wanted))
     path = absolute(listener_file)
     own = tuple(found for found in new.listeners if absolute(found.file) == path)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from . import conf_lines, model
-from .candidate import Candidate, unstaged
 from .mosquitto_conf import ConfListener
+from .trial import Candidate, unstaged
 
 CODE = "preflight-refused"
 

@@ -1,6 +1,8 @@
 """Log in at the broker as the thin-edge services do, with their own settings."""
 
+import contextlib
 import enum
+import errno
 import os
 import ssl
 from dataclasses import dataclass
@@ -51,35 +53,62 @@ def login(client: model.ClientSettings, *, timeout: float) -> LoginResult:
     Files are read as this process's user: whether the clients may read them is not seen. A host that is a name is
     looked up, which may take as long as the resolver does.
     """
-    where = f"{client.host}:{client.port}"
     try:
         context = _context(client)
     except (OSError, ValueError) as error:
         return _unusable(client, error)
     try:
-        with wire.Channel(client.host, client.port, timeout) as channel:
-            try:
-                if context is not None:
-                    channel.start_tls(context, client.host)
-                code = channel.login(client.username, _password(client))
-            except OSError as error:
-                return _broken(client, where, error, tls=context is not None)
+        return _attempt(client, context, timeout)
     except OSError as error:
         return LoginResult(
             outcome=Login.UNREACHABLE,
-            text=f"the clients are to connect to {where}, where nothing answers: {wire.explain(error)}",
+            text=f"the clients are to connect to {_where(client)}, where nothing answers: {wire.explain(error)}",
             remedy="tedge config set mqtt.client.host ...; tedge config set mqtt.client.port ...",
         )
-    if code is None:
-        return _broken(client, where, ConnectionResetError("connection closed"), tls=context is not None)
-    if code:
-        return LoginResult(
-            outcome=Login.REFUSED,
-            code=code,
-            text=f"the broker at {where} refuses {_CODES.get(code, 'the clients')} (CONNACK {code})",
-            remedy=_REFUSED_REMEDY[client.username is not None],
-        )
-    return LoginResult(outcome=Login.ACCEPTED, code=0, text=f"the clients can log in at {where}")
+
+
+def _attempt(
+    client: model.ClientSettings, context: ssl.SSLContext | None, timeout: float, *, patient: bool = False
+) -> LoginResult:
+    """Connect and log in. Raises OSError where nothing listens.
+
+    A connection that broke after the handshake is tried again with patience: a refusal of our certificate may have
+    been lost to a reset, because we spoke before it came.
+    """
+    with wire.Channel(client.host, client.port, timeout) as channel:
+        greeted = False
+        try:
+            if context is not None:
+                channel.start_tls(context, client.host)
+                greeted = True
+            if patient:
+                with contextlib.suppress(TimeoutError):
+                    channel.read(1, wire.REFUSAL_S)
+            code = channel.login(client.username, _password(client))
+            if code is None:
+                raise ConnectionResetError(errno.ECONNRESET, "connection closed")
+        except OSError as error:
+            lost = greeted and not isinstance(error, ssl.SSLError | TimeoutError)
+            if not lost or patient:
+                return _broken(client, error, channel, tls=context is not None)
+        else:
+            return _answered(client, code)
+    return _attempt(client, context, timeout, patient=True)
+
+
+def _answered(client: model.ClientSettings, code: int) -> LoginResult:
+    if code == 0:
+        return LoginResult(outcome=Login.ACCEPTED, code=0, text=f"the clients can log in at {_where(client)}")
+    return LoginResult(
+        outcome=Login.REFUSED,
+        code=code,
+        text=f"the broker at {_where(client)} refuses {_CODES.get(code, 'the clients')} (CONNACK {code})",
+        remedy=_REFUSED_REMEDY[client.username is not None],
+    )
+
+
+def _where(client: model.ClientSettings) -> str:
+    return f"{client.host}:{client.port}"
 
 
 _REFUSED_REMEDY = {
@@ -147,9 +176,9 @@ def _unusable(client: model.ClientSettings, error: OSError | ValueError) -> Logi
     )
 
 
-def _broken(client: model.ClientSettings, where: str, error: OSError, *, tls: bool) -> LoginResult:
+def _broken(client: model.ClientSettings, error: OSError, channel: wire.Channel, *, tls: bool) -> LoginResult:
     """Explain a connection that was made and then failed."""
-    said = wire.explain(error)
+    where, said = _where(client), wire.explain(error)
     reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
     if isinstance(error, ssl.SSLCertVerificationError):
         text, remedy = _untrusted(client, where, error)
@@ -159,7 +188,7 @@ def _broken(client: model.ClientSettings, where: str, error: OSError, *, tls: bo
     elif "ALERT" in reason and client.cert_file:
         text = f"the broker at {where} does not accept the clients' certificate {client.cert_file}: {said}"
         remedy = "check that mqtt.external.ca_path holds the CA that issued it"
-    elif tls and (not reason or "WRONG_VERSION" in reason or "RECORD_LAYER" in reason or "EOF" in reason):
+    elif tls and not channel.speaks_tls:
         text = f"the clients use TLS at {where}, where the broker does not: {said}"
         remedy = "set mqtt.client.port to the port with TLS, or tedge config unset mqtt.client.auth.ca_file"
     elif tls:

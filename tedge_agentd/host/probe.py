@@ -15,8 +15,6 @@ from .login import Login, LoginResult, login
 
 __all__ = ["Answer", "Login", "LoginResult", "Look", "ProbeResult", "login", "probe", "verify", "wait_listening"]
 
-# A healthy mutual listener sends its refusal with the end of the handshake. One that would let the client in waits.
-_REFUSAL_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.4
 
 
@@ -127,6 +125,9 @@ def probe(listener: model.Listener, address: model.IPAddress, timeout: float) ->
         return _plain(address, listener.port, timeout)
     deadline = time.monotonic() + timeout
     result = _encrypted(address, listener.port, timeout, patient=listener.level is model.Level.MUTUAL)
+    if result.tls and result.answer is Answer.CLOSED and listener.level is model.Level.SERVER:
+        # a refusal for want of a certificate may have been lost to a reset because we spoke first
+        return _encrypted(address, listener.port, max(deadline - time.monotonic(), 0.1), patient=True)
     if not result.reachable or result.tls:
         return result
     plain = _plain(address, listener.port, max(deadline - time.monotonic(), 0.1))
@@ -175,7 +176,7 @@ def _encrypted(address: model.IPAddress, port: int, timeout: float, *, patient: 
             seen = dataclasses.replace(seen, tls=True, certificate=_fingerprint(channel))
             if patient:
                 try:
-                    channel.read(1, _REFUSAL_S)
+                    channel.read(1, wire.REFUSAL_S)
                 except TimeoutError:
                     return _log_in(channel, seen)  # nobody minds that we have no certificate
                 except OSError as error:
@@ -198,15 +199,14 @@ def _log_in(channel: wire.Channel, seen: ProbeResult) -> ProbeResult:
 
 def _failed(channel: wire.Channel, seen: ProbeResult, error: OSError) -> ProbeResult:
     """Classify an error of the handshake or after it: alert 116 (TLS 1.3), or 40 with a certificate shown (1.2)."""
-    certificate = _fingerprint(channel)
+    certificate = seen.certificate or _fingerprint(channel)  # OpenSSL forgets it at a fatal alert
     detail = wire.explain(error)
     answer = Answer.SILENCE if isinstance(error, TimeoutError) else Answer.CLOSED
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if "CERTIFICATE_REQUIRED" in reason or (certificate is not None and "HANDSHAKE_FAILURE" in reason):
             answer = Answer.NO_CERTIFICATE
-    tls = seen.tls or bytes(channel.received[:1]) in {b"\x15", b"\x16"}  # an alert or handshake record
-    return dataclasses.replace(seen, tls=tls, certificate=certificate, answer=answer, detail=detail)
+    return dataclasses.replace(seen, tls=channel.speaks_tls, certificate=certificate, answer=answer, detail=detail)
 
 
 def _fingerprint(channel: wire.Channel) -> str | None:

@@ -14,6 +14,10 @@ from typing import Self, TypeVar
 CONNACK = 0x20
 DISCONNECT = b"\xe0\x00"
 _HANDSHAKE, _CERTIFICATE = 22, 11  # record and message types of RFC 5246
+_RECORDS = {b"\x15", b"\x16"}  # alert, handshake
+REFUSAL_S = (
+    1.0  # a listener that refuses a client's certificate says so at the end of the handshake, within this time
+)
 
 T = TypeVar("T")
 
@@ -43,6 +47,11 @@ class Channel:
     def start_tls(self, context: ssl.SSLContext, name: str | None) -> None:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._step(self._tls.do_handshake)
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the other side answered in TLS, be it with an alert."""
+        return bytes(self.received[:1]) in _RECORDS
 
     def certificate(self) -> bytes | None:
         """Return the DER of the certificate that the server presented, None if it has shown none."""

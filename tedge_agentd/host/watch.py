@@ -41,6 +41,7 @@ class Watch:
         self._paths: frozenset[str] = frozenset()
         self._armed: dict[str, _Armed] = {}
         self._polled: dict[str, _Polled] = {}
+        self._probe = watch_emitter.Probe()
 
     def set_paths(self, paths: Iterable[str]) -> bool:
         """Watch these files and directories: absolute paths, existing or not. Returns as `check` does.
@@ -85,6 +86,7 @@ class Watch:
             self._closed = True
         while self._armed:
             self._armed.popitem()[1].emitter.end()
+        self._probe.close()
         self._polled.clear()
         self._paths = frozenset()
 
@@ -118,8 +120,9 @@ class Watch:
         emitter = watch_emitter.Emitter(directory, names, self._mark)
         failure: Exception | None = None
         try:
-            emitter.begin()
-        except (OSError, RuntimeError) as error:
+            self._probe.ask(directory)
+            emitter.start()
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread to be had
             failure = error
         if identity is None or identity != _identity(directory):
             emitter.end()

@@ -92,10 +92,9 @@ class Emitter(InotifyEmitter):
         if self._ending.acquire(blocking=False):
             super().stop()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Watch from now on, or raise OSError or (no thread to be had) RuntimeError; `end` cleans up in any case."""
-        _probe(self.watch.path)
-        self.start()
+        super().start()
 
     def end(self) -> None:
         """Stop, and wait for the threads; also after a start that failed half way."""
@@ -104,29 +103,43 @@ class Emitter(InotifyEmitter):
             self.join()
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
+class Probe:
+    """Tells beforehand whether a watch can be had.
+
+    The library leaks a descriptor, and with it one of the user's inotify instances, each time it fails to add a
+    watch (2.2.1 to 6.0.0); and it takes EACCES for success and sees nothing ever after. One instance is kept for the
+    question, since the kernel takes 10 ms to close one.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = -1
+
+    def ask(self, directory: str) -> None:
+        """Raise OSError if a watch cannot be had now."""
+        if self._descriptor < 0:
+            self._descriptor = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._descriptor < 0:
+            raise OSError(ctypes.get_errno(), "no inotify instance")
+        watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(directory), _IN_DELETE_SELF)
+        if watch < 0:
+            raise OSError(ctypes.get_errno(), "no inotify watch")
+        self._libc.inotify_rm_watch(self._descriptor, watch)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._descriptor, 4096)  # IN_IGNORED, of the watch just removed
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
 _IN_DELETE_SELF = 0x400
 _REMEDIES = {
     errno.EMFILE: "raise fs.inotify.max_user_instances with sysctl, or LimitNOFILE of the unit",
     errno.ENOSPC: "raise fs.inotify.max_user_watches with sysctl",
     errno.EACCES: "let the daemon read the directory",
 }
-
-
-def _probe(directory: str) -> None:
-    """Raise OSError if a watch cannot be had now.
-
-    The library leaks a descriptor, and with it one of the user's inotify instances, each time it fails to add a
-    watch (2.2.1 to 6.0.0); and it takes EACCES for success and sees nothing ever after.
-    """
-    descriptor = _libc.inotify_init1(os.O_CLOEXEC)
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno(), "no inotify instance left")
-    try:
-        if _libc.inotify_add_watch(descriptor, os.fsencode(directory), _IN_DELETE_SELF) < 0:
-            raise OSError(ctypes.get_errno(), "no inotify watch to be had")
-    finally:
-        os.close(descriptor)
 
 
 def problem(directory: str, error: Exception) -> str:

@@ -437,7 +437,7 @@ def test_two_threads_and_one_inotify_instance_for_each_directory(owner: Owner, t
     threads_before, instances_before = threads(), inotify_instances()
     owner.settle(paths)
     assert threads() - threads_before == 2 * (8 + 1 + 1)  # and tmp_path, and its parent for its name
-    assert inotify_instances() - instances_before == 8 + 1 + 1
+    assert inotify_instances() - instances_before == 8 + 1 + 1 + 1  # and the probe
 
 
 def test_an_emitter_that_died_is_replaced(owner: Owner, place: pathlib.Path) -> None:
@@ -469,10 +469,10 @@ IN_A_NAMESPACE = """
     watch = Watch(lambda: woken.append(1))
     descriptors = lambda: len(os.listdir("/proc/self/fd"))
 
-    limit.write_text("1")
+    limit.write_text(sys.argv[4])
     watch.set_paths([str(place / "tedge.toml"), str(place / "certs")])
     assert watch.take()
-    assert len(watch.problems()) == 2, watch.problems()  # three directories, one watch
+    assert len(watch.problems()) == 3, watch.problems()  # two directories, and the parent of one
     assert all(" is not watched" in said and sys.argv[3] in said for said in watch.problems()), watch.problems()
     before = descriptors()
     for _ in range(20):
@@ -499,11 +499,25 @@ IN_A_NAMESPACE = """
 """
 
 
-@pytest.mark.parametrize("limit", ["max_inotify_instances", "max_inotify_watches"])
-def test_exhausted_limits_degrade_to_comparing_and_are_retried(place: pathlib.Path, limit: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "too_low"),
+    [("max_inotify_instances", "0"), ("max_inotify_instances", "1"), ("max_inotify_watches", "0")],
+)
+def test_exhausted_limits_degrade_to_comparing_and_are_retried(place: pathlib.Path, limit: str, too_low: str) -> None:
     """In a user namespace, which has inotify limits of its own."""
     script = textwrap.dedent(IN_A_NAMESPACE)
-    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script, limit, str(place), "sysctl"]
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        sys.executable,
+        "-c",
+        script,
+        limit,
+        str(place),
+        "sysctl",
+        too_low,
+    ]
     path = os.pathsep.join([str(pathlib.Path(__file__).parents[2]), *sys.path])
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False

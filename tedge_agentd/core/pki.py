@@ -121,11 +121,12 @@ def signer(register: Register, now: int, overlap: int) -> Authority | None:
     """Who signs now: the newest CA that clients have known for `overlap` seconds, else the oldest that lives.
 
     A new CA alone would lock out every client that was not given it yet; so the old one signs on while both are in
-    the bundle.
+    the bundle. One in its last days signs only if there is no other: what it issues could not be renewed in time.
     """
     alive = [one for one in register.authorities if now < one.not_after]
-    known = [one for one in alive if one.published is not None and one.published + overlap <= now]
-    return known[-1] if known else next(iter(alive), None)
+    lasting = [one for one in alive if now + SHORTEST_LIFE < one.not_after] or alive
+    known = [one for one in lasting if one.published is not None and one.published + overlap <= now]
+    return known[-1] if known else next(iter(lasting), None)
 
 
 def coming(register: Register, now: int, overlap: int) -> int | None:

@@ -69,7 +69,20 @@ def deb_layer(suite: str, deb: pathlib.Path) -> pathlib.Path:
         if fresh is not None:
             _drop_old_layers(base)
             _install_offline(base, deb, fresh)
+    os.utime(layer)  # in use: not one of the old ones
     return layer
+
+
+def deb_under_test(repository: pathlib.Path) -> pathlib.Path:
+    """Return the package to test: $TEDGE_AGENTD_DEB, or the newest in dist/ of the repository."""
+    if chosen := os.environ.get("TEDGE_AGENTD_DEB"):
+        if not pathlib.Path(chosen).is_file():
+            raise FileNotFoundError(f"TEDGE_AGENTD_DEB names {chosen}, which is not there")
+        return pathlib.Path(chosen).resolve()
+    built = sorted(repository.glob("dist/tedge-agentd_*.deb"), key=lambda deb: deb.stat().st_mtime)
+    if not built:
+        raise FileNotFoundError("there is no dist/tedge-agentd_*.deb: build the package first (make deb)")
+    return built[-1]
 
 
 def _key(suite: str) -> str:

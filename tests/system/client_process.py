@@ -220,7 +220,7 @@ class Crowd:
         )
 
     def start(self) -> None:
-        # The broker's CONNACK waits for our delayed ACK (40 ms), so logging in one after the other takes half a minute.
+        # The broker's CONNACK waits for our delayed ACK (40 ms): half a minute if done one after the other.
         with concurrent.futures.ThreadPoolExecutor(32) as pool:
             self.connections = list(pool.map(self.login, range(self.count)))
 

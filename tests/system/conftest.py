@@ -47,7 +47,7 @@ def _root() -> None:
 def deb() -> pathlib.Path:
     """The package under test: $TEDGE_AGENTD_DEB or the newest one in dist/."""
     try:
-        return gateway.deb_under_test(_REPOSITORY)
+        return basetree.deb_under_test(_REPOSITORY)
     except FileNotFoundError as error:
         pytest.fail(str(error), pytrace=False)
 

@@ -68,6 +68,7 @@ class Container:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._console,
+            start_new_session=True,  # Ctrl-C is for the test run, which then takes everything away in order
             env={
                 "PATH": os.defpath + ":/usr/sbin:/sbin",
                 "CGROUP": self._cgroup,
@@ -112,7 +113,11 @@ class Container:
         join = f"echo $$ >{self._cgroup}/cgroup.procs; exec {nspawn} </dev/null"
         enter = ["nsenter", f"--target={self.holder}", "--mount", "--pid", "--", "/bin/sh", "-ec", join]
         self._nspawn = subprocess.Popen(
-            enter, stdin=subprocess.DEVNULL, stdout=self._console, stderr=subprocess.STDOUT
+            enter,
+            stdin=subprocess.DEVNULL,
+            stdout=self._console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         self.leader = self._await_leader()
 

@@ -292,15 +292,3 @@ class Gateway:
             sections.append(("failed units", self.run("systemctl --failed --no-legend", check=False).stdout))
         sections.append(("broker log", self.broker_log()[-8000:]))
         return [(title, text) for title, text in sections if text.strip()]
-
-
-def deb_under_test(repository: pathlib.Path) -> pathlib.Path:
-    """Return the package to test: $TEDGE_AGENTD_DEB, or the newest in dist/ of the repository."""
-    if chosen := os.environ.get("TEDGE_AGENTD_DEB"):
-        if not pathlib.Path(chosen).is_file():
-            raise FileNotFoundError(f"TEDGE_AGENTD_DEB names {chosen}, which is not there")
-        return pathlib.Path(chosen).resolve()
-    built = sorted(repository.glob("dist/tedge-agentd_*.deb"), key=lambda deb: deb.stat().st_mtime)
-    if not built:
-        raise FileNotFoundError("there is no dist/tedge-agentd_*.deb: build the package first (make deb)")
-    return built[-1]

@@ -124,7 +124,7 @@ def _is_refused(code: int) -> bool:
 
 def printable(text: str) -> str:
     """The text for an operator's terminal and journal: nothing in a file's name or value can act on them."""
-    return "".join(c if not _is_refused(ord(c)) else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def lines(data: bytes) -> Iterator[bytes]:

@@ -33,6 +33,8 @@ class Channel:
         self._deadline = time.monotonic() + timeout
         self._socket = socket.create_connection((host, port), timeout)
         self._socket.setblocking(False)
+        # the end of the handshake and a CONNECT are two small writes: 40 ms with Nagle's algorithm
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tls: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
@@ -126,6 +128,8 @@ class Channel:
             data = data[self._socket.send(data) :]
 
     def _receive(self, deadline: float) -> bytes:
+        # the broker's session tickets and its CONNACK are small writes, too, and it waits for our acknowledgement
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._wait(deadline)
         data = self._socket.recv(16384)
         self.received += data

@@ -115,6 +115,11 @@ def _is_path(value: str) -> bool:
     return value.startswith("/") and ".." not in value.split("/") and value.isprintable()
 
 
+def unreadable(where: str, reason: str) -> model.Finding:
+    """The finding for a config.toml that cannot be read at all."""
+    return _finding(where, f"it {reason}")
+
+
 def _finding(where: str, message: str) -> model.Finding:
     return model.Finding(
         code="settings",

@@ -80,10 +80,10 @@ def choose(
 
     None: leave the broker as it is, because nothing is known to be better than what runs.
     """
-    if file is not None and not blocked(findings):
+    if file is not None and seen.rescue is observed.Rescue.NONE and not blocked(findings):
         return _asked(file, wish, seen)
     good = seen.ledger.last_good
-    if good is not None and good.path == seen.listener_path:
+    if good is not None and good.path == seen.listener_path and seen.rescue is not observed.Rescue.INTERNAL:
         return Target(
             file=listener.parse(good.content).file,
             content=good.content,
@@ -92,7 +92,9 @@ def choose(
             fallback=True,
         )
     running = seen.broker is not None and seen.broker.is_active and seen.listener_data is not None
-    if running or file is None or file.internal is None or not _only_external(findings):
+    if running and seen.rescue is observed.Rescue.NONE:
+        return None
+    if file is None or file.internal is None or not _only_external(findings):
         return None
     alone = model.ListenerFile(internal=file.internal)
     return replace(_asked(alone, wish, seen), image=None, fallback=True)
@@ -181,7 +183,7 @@ def _restore(seen: observed.Observed) -> list[operations.Operation]:
     if good is None:
         return []
     return [
-        operations.RestoreStaged(name=name)
+        operations.RestoreStaged(name=name, digest=digest)
         for name, digest in sorted(good.copies.items())
         if seen.staged.get(name) != digest
     ]

@@ -1,9 +1,11 @@
 """What a pass found on the machine: everything the plan may look at, gathered before it decides."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from . import ledger, model
+from . import model
+from .ledger import Ledger
 
 SERVER_PAIR = "server.pem"
 CLIENT_CA_FILE = "client-ca.pem"
@@ -31,6 +33,23 @@ class ClientCas:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateInUse:
+    """A certificate that the settings name. `renewed_by` is who replaces it before it ends; "" if nobody we know."""
+
+    facts: model.Certificate
+    role: str  # "server", "client CA", "client", "broker CA"
+    renewed_by: str = ""
+
+
+class Rescue(enum.Enum):
+    """What to fall back to although nothing in the input forbids more: the broker did not take it."""
+
+    NONE = "none"
+    LAST_GOOD = "last good"
+    INTERNAL = "the internal listener alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """One look at the machine. Digests in `staged` are those of core.staging, of what the staging directory holds."""
 
@@ -49,6 +68,8 @@ class Observed:
     network: model.Network = field(default_factory=model.Network)
     broker_uids: frozenset[int] = frozenset()
     client_contents: tuple[str, ...] = ()  # digests of the files that clients read, in Desired.client_paths() order
-    ledger: ledger.Ledger = field(default_factory=ledger.Ledger)
+    ledger: Ledger = field(default_factory=Ledger)
+    certificates: tuple[CertificateInUse, ...] = ()
     findings: tuple[model.Finding, ...] = ()
+    rescue: Rescue = Rescue.NONE
     hold: bool = False  # leave everything of the broker alone, whatever is found

@@ -6,7 +6,7 @@ place that knows how. No operation's repr or description holds key material.
 
 from dataclasses import dataclass, field
 
-from . import ledger, model
+from . import ledger, model, staging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,10 @@ class StageDirectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreStaged:
-    """Put the last good copy of one staged name back from the state directory."""
+    """Put the last good copy of one staged name back from the state directory, where it lies under its digest."""
 
     name: str
+    digest: str
 
     def describe(self) -> str:
         return f"put back the last good {self.name}"
@@ -166,6 +167,7 @@ class Plan:
     path: str | None = None
     serving: ledger.Serving | None = None
     staged: ledger.Staged | None = None
+    image: staging.Image | None = None  # what the staging directory then holds; None: as it is
     fallback: bool = False  # the last good state or the internal listener alone, not what was asked for
     clients: tuple[tuple[str, ledger.ClientInputs], ...] = ()
 

@@ -39,6 +39,7 @@ def plan(
         path=seen.listener_path,
         serving=target.serving if target is not None else None,
         staged=target.staged if target is not None else None,
+        image=target.image if target is not None else None,
         fallback=target is not None and target.fallback,
         clients=groups,
     )

@@ -1,0 +1,153 @@
+"""What holds the daemon back although a plan is due: a failed target, a spent budget, another writer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from . import backoff, ledger, model, observed, operations
+
+# Each attempt costs two restarts of the broker, so patience is cheaper than zeal.
+RETRY = backoff.Backoff(first_s=30.0, cap_s=3600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """Remembered over crashes. `failed` is the fingerprint of the target that did not verify, with the reason."""
+
+    failed: str = ""
+    reason: str = ""
+    retry: backoff.Retry = field(default_factory=backoff.Retry)
+    budget: backoff.Budget = field(default_factory=backoff.Budget)
+    fight: backoff.FightDetector = field(default_factory=backoff.FightDetector)
+    foreign: str = ""  # the foreign listener file that was counted last
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "failed": self.failed,
+            "reason": self.reason,
+            "retry": self.retry.to_dict(),
+            "budget": self.budget.to_dict(),
+            "fight": self.fight.to_dict(),
+            "foreign": self.foreign,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> "Guards":
+        """Take anything: a damaged memory costs the memory, never the daemon."""
+
+        def text(name: str) -> str:
+            value = data.get(name)
+            return value if isinstance(value, str) else ""
+
+        return cls(
+            failed=text("failed"),
+            reason=text("reason"),
+            retry=backoff.Retry.from_dict(data.get("retry")),
+            budget=backoff.Budget.from_dict(data.get("budget")),
+            fight=backoff.FightDetector.from_dict(data.get("fight")),
+            foreign=text("foreign"),
+        )
+
+    def failure(self, target: str, reason: str, now: float) -> "Guards":
+        """Note that a target did not verify: it is tried again later and later, another one at once."""
+        before = self.retry if target == self.failed else backoff.Retry()
+        return replace(self, failed=target, reason=reason, retry=before.failed(RETRY, now=now))
+
+    def success(self) -> "Guards":
+        return self if not self.failed else replace(self, failed="", reason="", retry=backoff.Retry())
+
+    def restarted(self, now: float) -> "Guards":
+        return replace(self, budget=self.budget.spend(now))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the guards say of a plan. `hold`: leave everything of the broker alone. `wait`: for how many seconds."""
+
+    guards: Guards
+    findings: tuple[model.Finding, ...] = ()
+    hold: bool = False
+    degraded: bool = False
+    wait: float | None = None
+
+
+def target_of(plan: operations.Plan) -> str:
+    """The fingerprint of what a plan is to serve, by which a failed attempt is recognised."""
+    serving = plan.serving
+    if serving is None:
+        return ""
+    ca = None if serving.ca is None else ",".join(sorted(serving.ca))
+    return ledger.fingerprint(serving.config, serving.pair, serving.key_type, ca)
+
+
+def judge(guards: Guards, plan: operations.Plan, seen: observed.Observed, now: float) -> Verdict:
+    """Judge a plan, `now` in seconds of CLOCK_MONOTONIC."""
+    target = target_of(plan)
+    if guards.failed and target == guards.failed and not plan.fallback:
+        wait = guards.retry.wait_s(now)
+        if wait > 0:
+            return Verdict(guards=guards, findings=(degraded(guards),), degraded=True, wait=wait)
+    guards, fighting = _writers(guards, plan, seen, target, now)
+    if fighting > 0:
+        assert plan.path is not None
+        return Verdict(guards=guards, findings=(_fight(plan.path),), hold=True, wait=fighting)
+    if any(isinstance(op, operations.RestartBroker) for op in plan.operations):
+        wait = guards.budget.wait_s(now)
+        if wait > 0:
+            return Verdict(guards=guards, findings=(_budget(wait),), hold=True, wait=wait)
+    return Verdict(guards=guards)
+
+
+def _writers(
+    guards: Guards, plan: operations.Plan, seen: observed.Observed, target: str, now: float
+) -> tuple[Guards, float]:
+    """Count a foreign rewrite of what we had put there, once, and return for how long to leave it alone."""
+    writes = any(isinstance(op, operations.WriteListenerFile) for op in plan.operations)
+    ours = seen.ledger.on_disk
+    if not writes or ours is None or plan.serving is None or ours.config != plan.serving.config:
+        return guards, 0.0
+    found = ledger.fingerprint(seen.listener_data)
+    if found != guards.foreign:
+        guards = replace(guards, foreign=found, fight=guards.fight.foreign(now=now, inputs=target))
+    return guards, guards.fight.wait_s(now=now, inputs=target)
+
+
+def repaired(guards: Guards, plan: operations.Plan, seen: observed.Observed, now: float) -> Guards:
+    """Note that a foreign rewrite was put right."""
+    if guards.foreign and guards.foreign == ledger.fingerprint(seen.listener_data):
+        return replace(guards, foreign="", fight=guards.fight.repaired(now=now, inputs=target_of(plan)))
+    return guards
+
+
+def degraded(guards: Guards) -> model.Finding:
+    """The finding for a broker that runs with less than what is asked for, because it did not take that."""
+    return model.Finding(
+        code="rolled-back",
+        severity=model.Severity.ERROR,
+        where="mqtt.external",
+        message=f"the broker did not serve what tedge.toml asks for ({guards.reason}); the last good state is kept",
+        remedy="journalctl -u mosquitto -e; it is tried again by itself, and at once when a setting changes",
+        blocks=model.Area.BROKER,
+    )
+
+
+def _fight(path: str) -> model.Finding:
+    return model.Finding(
+        code="fight",
+        severity=model.Severity.ERROR,
+        where=path,
+        message="another writer keeps changing it; it is left alone until that stops",
+        remedy="find the other writer, or leave it the file: tedge config set mqtt.bind.enabled false",
+        blocks=model.Area.BROKER,
+    )
+
+
+def _budget(wait: float) -> model.Finding:
+    return model.Finding(
+        code="restart-budget",
+        severity=model.Severity.WARNING,
+        where="mosquitto.service",
+        message=f"the broker was restarted often lately; the next restart waits {wait:.0f} s",
+        remedy="nothing to do; if it repeats, see what keeps changing: journalctl -u tedge-agentd",
+        blocks=model.Area.BROKER,
+        waits=True,
+    )

@@ -1,0 +1,185 @@
+"""The loop: dirty -> settle -> pass -> sleep; and what systemd is told meanwhile."""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from types import FrameType
+
+from . import reconcile, status, watched
+from .core import errors, model, settle
+from .host import bus, files, journal, notify, watch
+from .world import World
+
+SANDBOX_STALE = 75  # the unit restarts on it, to get a mount namespace that knows the new directories
+_TAKE_S = 0.01  # events are counted at most this often, so that a flood of them costs next to nothing
+_CRASH_RETRY_S = 30.0
+_PASS_S = 120.0  # how long a pass may take before systemd gives up on its start
+
+
+class Daemon:
+    """One instance on a machine. Everything happens in one thread; others only wake it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._reconciler = reconcile.Reconciler(world)
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watch = watch.Watch(self._wake)
+        self._notify = notify.Notifier()
+        self._log = journal.get()
+        self._settle = settle.Settle(world.settings.settle_quiet, world.settings.settle_max)
+        self._context = status.Context(pid=os.getpid(), since=world.epoch())
+        self._report: reconcile.Report | None = None
+        self._next_look = 0.0  # monotonic seconds; the first pass is due at once
+        self._next_take = 0.0
+        self._stop = False
+        self._reload = False
+
+    def run(self) -> int:
+        """Run until told to stop; return the exit status. Raises files.Locked where another daemon runs."""
+        with files.Lock(f"{self.world.runtime_dir}/daemon.lock"), self._signals():
+            try:
+                while not self._stop:
+                    self._turn()
+            except errors.SandboxStaleError as error:
+                self._log.info("sandbox_stale", message=f"{error}; restarting to be let in")
+                return SANDBOX_STALE
+            finally:
+                self._notify.stopping()
+                self._watch.close()
+                with contextlib.suppress(errors.TedgeAgentdError):
+                    self.world.systemd.close()
+        return 0
+
+    # One turn -----------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._sleep()
+        now = time.monotonic()
+        if now >= self._next_take:
+            if self._watch.take() | self._units_changed():
+                self._settle.event(now)
+            self._next_take = now + _TAKE_S
+        self._notify.progress()
+        self._notify.ping(now)
+        due = self._settle.due()
+        if self._stop:
+            return
+        if self._reload or now >= self._next_look or (due is not None and now >= due):
+            self._pass()
+
+    def _sleep(self) -> None:
+        """Wait for an event, a signal, the broker, or the next moment something is due."""
+        moments = [self._next_look, self._settle.due(), self._notify.next_ping(time.monotonic())]
+        if self._settle.due() is not None:
+            moments.append(self._next_take)
+        if self._reload or self._stop:
+            return
+        wait = max(0.0, min(moment for moment in moments if moment is not None) - time.monotonic())
+        sources = [self._read_end]
+        if (bus_fd := self.world.systemd.fileno()) is not None:
+            sources.append(bus_fd)
+        select.select(sources, [], [], wait)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read_end, 4096)
+
+    def _units_changed(self) -> bool:
+        """Whether the broker started, stopped or failed; who did it does not matter."""
+        try:
+            return bool(self.world.systemd.process())
+        except bus.BusUnavailableError:
+            return False
+
+    def _pass(self) -> None:
+        reload, self._reload = self._reload, False
+        if reload:
+            self._notify.reloading()
+        self._notify.extend(_PASS_S)
+        self._settle.done()
+        self._watch.check()
+        self._watch.take()  # what the pass is about to read counts as seen
+        try:
+            report = self._reconciler.run()
+        except errors.SandboxStaleError:
+            raise
+        except files.Locked as error:
+            self._log.info("locked", message=f"waiting: {error}")
+            self._next_look = time.monotonic() + 1.0
+            return
+        except Exception as error:
+            # A bug of ours must not cost the gateway its watcher; what runs keeps running.
+            self._log.exception("pass_crashed", message=f"a pass ended in an error of the daemon itself: {error!r}")
+            self._next_look = time.monotonic() + _CRASH_RETRY_S
+            self._notify.ready(f"internal error, next try in {_CRASH_RETRY_S:.0f} s")
+            return
+        self._watch.set_paths(watched.paths(self.world, report.inputs))
+        self._watch_broker()
+        self._publish(report)
+
+    def _watch_broker(self) -> None:
+        with contextlib.suppress(bus.BusUnavailableError):
+            self.world.systemd.watch([self.world.settings.broker_unit])
+
+    # Saying so ----------------------------------------------------------------------------------------------
+
+    def _publish(self, report: reconcile.Report) -> None:
+        world, before = self.world, self._report
+        self._report = report = replace(report, findings=(*report.findings, *self._watch_findings()))
+        changed = before is None or before.outcome is not report.outcome
+        context = self._context
+        self._context = replace(
+            context,
+            since=report.started if changed else context.since,
+            epoch=world.epoch(),
+            counters=context.counters.after(report),
+        )
+        line = status.summary(report, self._context.epoch)
+        journal.publish(before, report, line)
+        status.write(f"{world.runtime_dir}/status.json", status.document(report, self._context))
+        self._notify.ready(line)
+        self._settle = self._settled_with(world)
+        wait = world.settings.resync if report.retry_in is None else min(report.retry_in, world.settings.resync)
+        self._next_look = time.monotonic() + wait
+
+    def _settled_with(self, world: World) -> settle.Settle:
+        """The settle state, made anew where config.toml changed its times."""
+        quiet, most = world.settings.settle_quiet, world.settings.settle_max
+        if (self._settle.quiet_s, self._settle.max_s) == (quiet, most):
+            return self._settle
+        return settle.Settle(quiet, most)
+
+    def _watch_findings(self) -> Iterator[model.Finding]:
+        for problem in self._watch.problems():
+            yield model.Finding(
+                code="watch-degraded",
+                severity=model.Severity.WARNING,
+                where="inotify",
+                message=f"{problem}; changes there are found at the latest every {self.world.settings.resync:.0f} s",
+                remedy="sysctl fs.inotify.max_user_watches fs.inotify.max_user_instances",
+            )
+
+    # Signals ------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write_end, b"\0")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def handle(number: int, _frame: FrameType | None) -> None:
+            if number == signal.SIGHUP:
+                self._reload = True
+            else:
+                self._stop = True
+
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+        # A signal that comes just before select must still end it.
+        before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)

@@ -1,0 +1,302 @@
+"""Gather everything a pass may look at. Reads only; what cannot be read becomes a finding."""
+
+import fnmatch
+import os
+import stat
+from dataclasses import dataclass
+
+from . import material, settings
+from .core import conflicts, desired, ledger, model, mosquitto_conf, observed, tedge_toml
+from .host import bus, files, network, opened, ownership, users, walk
+from .world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What operators write: tedge.toml, system.toml and the broker's configuration, parsed."""
+
+    wish: desired.Desired | None
+    system: model.SystemSettings
+    conf: mosquitto_conf.BrokerConf | None
+    listener_path: str | None
+    findings: tuple[model.Finding, ...]
+
+
+# Inputs -----------------------------------------------------------------------------------------------------
+
+
+def load(world: World) -> Inputs:
+    """Read what operators write. A machine without thin-edge or without a broker is no error: they may come."""
+    options = world.settings
+    if not os.path.isdir(options.tedge_dir):
+        absent = _waiting(
+            "tedge-not-installed",
+            options.tedge_dir,
+            "thin-edge.io is not installed: there is nothing to do",
+            "apt install tedge",
+            severity=model.Severity.INFO,
+            waits=False,
+        )
+        return Inputs(wish=None, system=model.SystemSettings(), conf=None, listener_path=None, findings=(absent,))
+    data, findings = _read_config(world, options.system_toml, reader="")
+    system, found = tedge_toml.parse_system(data, options.system_toml)
+    findings += found
+    data, unread = _read_config(world, options.tedge_toml, reader=system.user)
+    findings += unread
+    wish = None
+    if not any(finding.blocks is model.Area.ALL for finding in findings):
+        parsed = tedge_toml.parse(data, options.tedge_toml)
+        findings += parsed.findings
+        if parsed.settings is not None:
+            wish = desired.derive(parsed.settings, world.accounts(system), tedge_dir=options.tedge_dir)
+    conf, listener_path, misread = _broker_conf(world, system.user)
+    findings += misread
+    return Inputs(wish=wish, system=system, conf=conf, listener_path=listener_path, findings=tuple(findings))
+
+
+def _read_config(world: World, path: str, *, reader: str) -> tuple[bytes | None, list[model.Finding]]:
+    """Return a file's bytes, None where there is none. Root reads no more than the file's own user could.
+
+    User tedge may make tedge.toml a symlink; an error message about its content must not be one about /etc/shadow.
+    """
+    account = world.people.account(reader) if reader else None
+    try:
+        if account is None:
+            return files.read_limited(path), []
+        with walk.open_source(path, world.roots(), model.Role.CLIENT, account) as source:
+            if not opened.readable(source, account):
+                return None, [_not_readable(path, reader)]
+            return opened.read(source), []
+    except opened.Missing:
+        return None, []
+    except opened.Refused as error:
+        return None, [_refused(path, error)]
+
+
+def _broker_conf(
+    world: World, client_user: str
+) -> tuple[mosquitto_conf.BrokerConf | None, str | None, list[model.Finding]]:
+    options = world.settings
+    if not os.path.exists(options.broker_config):
+        return (
+            None,
+            None,
+            [
+                _waiting(
+                    "broker-not-installed",
+                    options.broker_config,
+                    "Mosquitto is not installed yet: its listeners are set up once it is",
+                    "apt install mosquitto",
+                )
+            ],
+        )
+    reader = _Reader(world.people.account(client_user))
+    conf = mosquitto_conf.read_tree(options.broker_config, reader)
+    path, findings = mosquitto_conf.find_listener_file(conf, options.tedge_dir)
+    return conf, path, list(findings)
+
+
+class _Reader:
+    """Reads the broker's configuration from disk, and nothing that a less trusted writer only points at."""
+
+    def __init__(self, writer: users.Account | None) -> None:
+        self._writer = writer
+
+    def read(self, path: str) -> bytes:
+        try:
+            if self._writer is not None and _is_foreign_link(path):
+                with walk.open_outside(path, self._writer) as source:
+                    return opened.read(source)
+            return files.read_limited(path)
+        except opened.Refused as error:
+            missing = isinstance(error, opened.Missing)
+            raise mosquitto_conf.ConfReadError(error.reason, missing=missing) from error
+
+    def list_dir(self, path: str) -> tuple[str, ...]:
+        try:
+            return tuple(os.listdir(path))
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+            raise mosquitto_conf.ConfReadError(str(error.strerror), missing=missing) from error
+
+
+def _is_foreign_link(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(status.st_mode) and status.st_uid != 0
+
+
+# The machine ------------------------------------------------------------------------------------------------
+
+
+def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observed:
+    """Look at the machine as far as the inputs make it matter."""
+    wish = inputs.wish
+    broker, clients, findings = _units(world, inputs)
+    ids, absent = _ids(world, inputs)
+    pair, cas = material.read(wish, world)
+    account = world.people.account(world.settings.broker_user)
+    net = _network(wish)
+    return observed.Observed(
+        now=world.stamp(),
+        broker_installed=inputs.conf is not None and account is not None,
+        listener_path=inputs.listener_path,
+        listener_data=_listener_data(inputs.listener_path),
+        broker=broker,
+        clients=clients,
+        files=_files(world, wish),
+        uids=ids[0],
+        gids=ids[1],
+        pair=pair,
+        client_cas=cas,
+        staged=world.staged.digests() if inputs.conf is not None else {},
+        network=net,
+        broker_uids=frozenset({account.uid} if account is not None else ()),
+        client_contents=_client_contents(world, inputs),
+        ledger=known,
+        findings=(*inputs.findings, *findings, *absent, *_conflicts(inputs, net)),
+    )
+
+
+def _units(
+    world: World, inputs: Inputs
+) -> tuple[model.UnitFacts | None, tuple[model.UnitFacts, ...], list[model.Finding]]:
+    options = world.settings
+    try:
+        broker = world.systemd.unit(options.broker_unit)
+        units = world.systemd.units((*options.client_units, *options.extra_client_units))
+    except bus.BusUnavailableError as error:
+        return None, (), [_waiting("systemd-unavailable", "systemd", str(error), error.remedy, blocks=model.Area.ALL)]
+    clients = tuple(
+        unit for unit in units if not any(fnmatch.fnmatchcase(unit.name, pattern) for pattern in settings.NEVER)
+    )
+    if inputs.conf is not None and broker.load_state != "loaded":
+        return broker, clients, [_no_broker_unit(broker)]
+    return broker, clients, []
+
+
+def _files(world: World, wish: desired.Desired | None) -> dict[str, model.FileFacts]:
+    rules = wish.rules if wish is not None else ()
+    return {rule.path: ownership.examine(rule, world.roots(), world.people) for rule in rules}
+
+
+def _client_contents(world: World, inputs: Inputs) -> tuple[str, ...]:
+    account = world.people.account(inputs.system.user)
+    if inputs.wish is None or account is None:
+        return ()
+    return tuple(world.contents.digest(path, world.roots(), account) for path in inputs.wish.client_paths())
+
+
+def _ids(world: World, inputs: Inputs) -> tuple[tuple[dict[str, int], dict[str, int]], list[model.Finding]]:
+    """Return the uids and gids that the rules name, and a finding for each account that is not there (yet)."""
+    uids, gids, findings = {}, {}, []
+    for rule in inputs.wish.rules if inputs.wish is not None else ():
+        if rule.owner is None or rule.group is None or rule.owner in uids:
+            continue
+        account, gid = world.people.account(rule.owner), world.people.group(rule.group)
+        if account is None or gid is None:
+            missing = rule.owner if account is None else f"group {rule.group}"
+            findings.append(
+                _waiting(
+                    "account-missing", rule.key, f"there is no account {missing} yet", f"getent passwd {rule.owner}"
+                )
+            )
+            continue
+        uids[rule.owner], gids[rule.group] = account.uid, gid
+    return (uids, gids), findings
+
+
+def _listener_data(path: str | None) -> bytes | None:
+    """The listener file's bytes; what is there but is no plain file means nothing of ours, and is replaced."""
+    if path is None:
+        return None
+    try:
+        return files.read_limited(path)
+    except opened.Missing:
+        return None
+    except opened.Refused:
+        return b"\0"
+
+
+def _network(wish: desired.Desired | None) -> model.Network:
+    if wish is None:
+        return network.observe((), ())
+    external = wish.external
+    addresses = [
+        address
+        for address in (
+            wish.internal.address if wish.internal is not None else None,
+            external.address if external is not None else None,
+        )
+        if address is not None
+    ]
+    interfaces = [external.interface] if external is not None and external.interface is not None else []
+    return network.observe(addresses, interfaces)
+
+
+def _conflicts(inputs: Inputs, net: model.Network) -> tuple[model.Finding, ...]:
+    wish = inputs.wish
+    if inputs.conf is None or wish is None or inputs.listener_path is None:
+        return ()
+    external = wish.external
+    wanted = model.ListenerFile(
+        internal=wish.internal,
+        external=None
+        if external is None
+        else model.Listener(port=external.port, address=external.address, interface=external.interface),
+    )
+    found = conflicts.find(inputs.conf, inputs.listener_path, wanted, net.interfaces)
+    return (*inputs.conf.findings, *found)
+
+
+# Findings ---------------------------------------------------------------------------------------------------
+
+
+def _waiting(  # noqa: PLR0913  # a finding's fields
+    code: str,
+    where: str,
+    message: str,
+    remedy: str,
+    *,
+    severity: model.Severity = model.Severity.WARNING,
+    blocks: model.Area | None = None,
+    waits: bool = True,
+) -> model.Finding:
+    return model.Finding(
+        code=code, severity=severity, where=where, message=message, remedy=remedy, blocks=blocks, waits=waits
+    )
+
+
+def _not_readable(path: str, user: str) -> model.Finding:
+    return _waiting(
+        "tedge-toml-unreadable",
+        path,
+        f"user {user} cannot read it, so thin-edge takes it for empty; nothing is changed",
+        f"chown {user}:{user} {path} && chmod 0644 {path}",
+        severity=model.Severity.ERROR,
+        blocks=model.Area.ALL,
+        waits=False,
+    )
+
+
+def _refused(path: str, error: opened.Refused) -> model.Finding:
+    return model.Finding(
+        code="tedge-toml-unreadable",
+        severity=model.Severity.ERROR,
+        where=path,
+        message=f"it {error.reason}",
+        remedy=error.remedy,
+        blocks=model.Area.ALL,
+    )
+
+
+def _no_broker_unit(broker: model.UnitFacts) -> model.Finding:
+    return model.Finding(
+        code="broker-unit",
+        severity=model.Severity.ERROR,
+        where=broker.name,
+        message=f"systemd knows the unit as {broker.load_state}: files are kept right, but nobody serves them",
+        remedy=f"systemctl unmask {broker.name}" if broker.load_state == "masked" else "apt install mosquitto",
+    )

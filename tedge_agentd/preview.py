@@ -1,0 +1,107 @@
+"""`plan` and `apply` for a terminal, and what `config set` asks before it writes."""
+
+import difflib
+import json
+import os
+import sys
+from typing import Any
+
+from . import reconcile, status
+from .core import desired, model, tedge_toml
+from .host import files, opened
+from .world import World
+
+IN_SYNC, BLOCKED, CHANGES_DUE = 0, 1, 2
+
+
+def show(world: World, *, as_json: bool, diff: bool) -> int:
+    """Print what a pass would do now; return 0 in sync, 2 changes due, 1 blocked."""
+    _prepare(world)
+    report = reconcile.Reconciler(world).preview()
+    if as_json:
+        print(json.dumps(_document(report, world), indent=1))
+    else:
+        print(_text(report))
+        if diff:
+            sys.stdout.write(_diff(report))
+    return _code(report)
+
+
+def apply_now(world: World) -> int:
+    """Run one pass; return 0 applied or in sync, 1 not."""
+    _prepare(world)
+    try:
+        report = reconcile.Reconciler(world).run()
+    except files.Locked as error:
+        print(f"tedge-agentd: {error}; try again when it is done", file=sys.stderr)
+        return 1
+    for done in report.done:
+        print(f"{done.operation.describe()}{f': {done.error}' if done.error else ''}")
+    print(_findings(report) + status.summary(report, world.epoch()))
+    return 0 if report.outcome is reconcile.Outcome.IN_SYNC else 1
+
+
+def _prepare(world: World) -> None:
+    os.makedirs(world.runtime_dir, mode=0o755, exist_ok=True)
+
+
+def _code(report: reconcile.Report) -> int:
+    if report.outcome in {reconcile.Outcome.BLOCKED, reconcile.Outcome.DEGRADED}:
+        return BLOCKED
+    return CHANGES_DUE if report.plan.changes() or report.outcome is reconcile.Outcome.PENDING else IN_SYNC
+
+
+def _document(report: reconcile.Report, world: World) -> dict[str, Any]:
+    document = status.document(report, status.Context(epoch=world.epoch()))
+    for name in ("last_pass", "counters", "since", "pid"):
+        del document[name]
+    document["operations"] = [operation.describe() for operation in report.plan.operations]
+    document["diff"] = _diff(report)
+    return document
+
+
+def _text(report: reconcile.Report) -> str:
+    todo = "".join(f"would {operation.describe()}\n" for operation in report.plan.operations)
+    return _findings(report) + (todo or "nothing to do\n") + f"state: {report.outcome.value}"
+
+
+def _findings(report: reconcile.Report) -> str:
+    lines = []
+    for finding in report.findings:
+        lines.append(f"{finding.severity.value}: {finding.where}: {finding.message} [{finding.code}]\n")
+        if finding.remedy:
+            lines.append(f"  remedy: {finding.remedy}\n")
+    return "".join(lines)
+
+
+def _diff(report: reconcile.Report) -> str:
+    """The listener file's change; empty where it stays as it is."""
+    kinds = {type(operation).__name__ for operation in report.plan.operations}
+    if report.plan.path is None or not kinds & {"WriteListenerFile", "RemoveListenerFile"}:
+        return ""
+    before = (report.seen.listener_data or b"").decode(errors="replace").splitlines(keepends=True)
+    after = (report.plan.content or b"").decode().splitlines(keepends=True)
+    return "".join(difflib.unified_diff(before, after, report.plan.path, f"{report.plan.path} (planned)"))
+
+
+# Before config set writes -----------------------------------------------------------------------------------
+
+
+def system_settings(world: World) -> model.SystemSettings:
+    """Who the thin-edge services run as; the default where system.toml is missing or wrong."""
+    try:
+        data = files.read_limited(world.settings.system_toml)
+    except opened.Refused:
+        data = None
+    return tedge_toml.parse_system(data, world.settings.system_toml)[0]
+
+
+def refusals(world: World, data: bytes) -> tuple[model.Finding, ...]:
+    """Return the findings that would block, if tedge.toml read like this: what `config set` does not write."""
+    where = world.settings.tedge_toml
+    parsed = tedge_toml.parse(data, where)
+    findings = list(parsed.findings)
+    if parsed.settings is not None:
+        accounts = world.accounts(system_settings(world))
+        findings += desired.derive(parsed.settings, accounts, tedge_dir=world.settings.tedge_dir).findings
+    return tuple(finding for finding in findings if finding.blocks is not None)

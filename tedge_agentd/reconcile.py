@@ -1,0 +1,290 @@
+"""One pass: load -> desired -> observe -> plan -> preflight -> apply -> verify -> report."""
+
+import enum
+from dataclasses import dataclass, replace
+
+from . import apply, observe, settings
+from .core import errors, guards, ledger, model, observed, operations, plan
+from .host import files, opened, state, users
+from .rehearsal import Rehearsal
+from .world import World
+
+# Nothing tells of these when they pass, so they are looked at again by the clock.
+_LOOK_AGAIN_S = 15.0
+_SILENT = frozenset(
+    {
+        "account-missing",
+        "address-not-local",
+        "address-not-on-interface",
+        "client-login",
+        "clients-wait",
+        "interface-missing",
+        "interface-without-address",
+        "port-in-use",
+        "preflight-unavailable",
+        "systemd-unavailable",
+        "write-failed",
+    }
+)
+
+
+class Outcome(enum.Enum):
+    """`status.json`'s state (contract 4)."""
+
+    IN_SYNC = "in-sync"
+    PENDING = "pending"
+    BLOCKED = "blocked"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a pass found and did. `retry_in`: seconds until to look again without being asked; None: at a change."""
+
+    outcome: Outcome
+    plan: operations.Plan
+    seen: observed.Observed
+    inputs: observe.Inputs
+    findings: tuple[model.Finding, ...]
+    done: tuple[apply.Done, ...] = ()
+    rolled_back: bool = False
+    retry_in: float | None = None
+    started: float = 0.0  # seconds since the epoch
+    began: int = 0  # microseconds of CLOCK_MONOTONIC
+    duration_ms: float = 0.0
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(entry.operation, kind) for entry in self.done)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    inputs: observe.Inputs
+    seen: observed.Observed
+    plan: operations.Plan
+
+
+class Reconciler:
+    """Runs passes, one at a time on the machine (a lock), and remembers between them what the ledger says."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._rehearsal = Rehearsal()
+        self._memory = state.Memory()
+
+    def preview(self) -> Report:
+        """Return what a pass would do now, changing nothing."""
+        started, begun = self.world.epoch(), self.world.stamp()
+        self._memory = self.world.state.load()
+        view, verdict = self._judged()
+        if apply.touches_broker(view.plan):
+            view = self._rehearsed(view)
+        return self._report(view, verdict, apply.Result(), started, begun)
+
+    def run(self) -> Report:
+        """Run one pass. Raises files.Locked while another process runs one, and SandboxStaleError.
+
+        A pass that dies anywhere leaves the listener file and each staged name old or new, never torn; the next one
+        completes it, or rolls it back by the undo record that was durable before the first change.
+        """
+        world = self.world
+        with files.Lock(f"{world.runtime_dir}/pass.lock", wait_s=60.0):
+            started, begun = world.epoch(), world.stamp()
+            world.state.prepare()
+            self._memory = world.state.load()
+            view, verdict = self._judged()
+            if apply.touches_broker(view.plan):
+                view = self._rehearsed(view)
+            result = apply.Result()
+            self._remember_clients(view)
+            self._apply_broker(view, verdict, result)
+            if result.failed is not None and result.touched:
+                view, verdict = self._rescue(view, verdict, result)
+            elif result.failed is None:
+                apply.client_part(view.plan, world, result)
+            return self._report(view, verdict, result, started, begun)
+
+    # Looking and deciding -----------------------------------------------------------------------------------
+
+    def _look(self, rescue: observed.Rescue = observed.Rescue.NONE) -> _View:
+        world = self.world
+        world.people = users.SystemUsers()
+        options, wrong = _read_settings(world.settings_path)
+        if not wrong:
+            world.settings = options
+        inputs = observe.load(world)
+        seen = observe.look(world, inputs, self._memory.ledger)
+        return self._planned(inputs, replace(seen, findings=(*wrong, *seen.findings), rescue=rescue))
+
+    def _planned(self, inputs: observe.Inputs, seen: observed.Observed) -> _View:
+        options = self.world.settings
+        made = plan.plan(inputs.wish, seen, staging_dir=options.staging_dir, broker_unit=options.broker_unit)
+        return _View(inputs=inputs, seen=seen, plan=made)
+
+    def _again(self, view: _View, *findings: model.Finding, hold: bool = False) -> _View:
+        """Plan once more from the same look, with something more against it."""
+        seen = replace(view.seen, findings=(*view.seen.findings, *findings), hold=hold or view.seen.hold)
+        return self._planned(view.inputs, seen)
+
+    def _judged(self) -> tuple[_View, guards.Verdict]:
+        view = self._look()
+        verdict = guards.judge(self._guards, view.plan, view.seen, self._now())
+        if verdict.findings:
+            view = self._again(view, *verdict.findings, hold=verdict.hold)
+        return view, verdict
+
+    def _rehearsed(self, view: _View) -> _View:
+        """Try the plan on the side. What the broker refuses is not applied; nor is a fallback that it refuses."""
+        refusal = self._rehearsal.refusal(view.plan, view.inputs, view.seen, self.world)
+        if refusal is None:
+            return view
+        view = self._again(view, refusal)
+        if not apply.touches_broker(view.plan):
+            return view
+        refusal = self._rehearsal.refusal(view.plan, view.inputs, view.seen, self.world)
+        return view if refusal is None else self._again(view, hold=True)
+
+    # Acting -------------------------------------------------------------------------------------------------
+
+    def _remember_clients(self, view: _View) -> None:
+        """Durable before the first restart: a client that is not reached by this pass is stale at the next."""
+        before = self._memory.ledger
+        self._save(replace(before, clients={**before.clients, **dict(view.plan.clients)}))
+
+    def _apply_broker(self, view: _View, verdict: guards.Verdict, result: apply.Result) -> None:
+        """Carry the broker's part out and remember it; `result.failed` says why not."""
+        made, world, held = view.plan, self.world, verdict.guards
+        if made.changes():
+            if made.path is not None and apply.touches_broker(made):
+                apply.original(world, made.path, view.seen.listener_data)
+            world.state.begin(apply.undo_record(made, view.seen))
+        apply.broker_part(made, view.seen, world, result)
+        for _ in range(result.count(operations.RestartBroker)):
+            held = held.restarted(self._now())
+        if result.failed is not None:
+            if result.touched:
+                held = held.failure(guards.target_of(made), str(result.failed), self._now())
+                self._save(apply.failed_ledger(made, world, self._memory.ledger), held)
+            return
+        held = guards.repaired(held, made, view.seen, self._now())
+        remembered = self._memory.ledger
+        if made.serving is not None or apply.touches_broker(made):
+            remembered = apply.remember(made, view.seen, result, world, remembered)
+        self._save(remembered, held if made.fallback else held.success())
+        world.state.end()
+
+    def _rescue(self, view: _View, verdict: guards.Verdict, result: apply.Result) -> tuple[_View, guards.Verdict]:
+        """Bring the broker back: as it last verified, else as it was before, else with the internal listener alone.
+
+        Each way is restarted into and verified. The listener file of before is only tried where nothing has ever
+        verified: then it is what the machine ran with until now.
+        """
+        world = self.world
+        undo = world.state.under_way() or apply.undo_record(view.plan, view.seen)
+        apply.give_back(undo, world, result)
+        failure, result.failed = result.failed, None
+        for rescue in (observed.Rescue.LAST_GOOD, observed.Rescue.INTERNAL):
+            if rescue is observed.Rescue.LAST_GOOD and self._memory.ledger.last_good is None:
+                if apply.run_all(apply.put_back(undo, world), view.seen, world, result):
+                    break
+                continue
+            view = self._look(rescue)
+            attempt = apply.Result(done=result.done)
+            apply.broker_part(view.plan, view.seen, world, attempt)
+            if attempt.failed is None and view.plan.serving is not None:
+                self._save(apply.remember(view.plan, view.seen, attempt, world, self._memory.ledger))
+                break
+            self._save(apply.failed_ledger(view.plan, world, self._memory.ledger))
+        else:
+            result.findings.append(apply.broker_down_finding(world.settings.broker_unit))
+        world.state.end()
+        result.rolled_back = True
+        assert failure is not None
+        held = self._guards
+        finding = guards.degraded(held)
+        result.findings.append(finding)
+        return view, replace(verdict, guards=held, degraded=True, wait=held.retry.wait_s(self._now()))
+
+    # Remembering --------------------------------------------------------------------------------------------
+
+    @property
+    def _guards(self) -> guards.Guards:
+        return guards.Guards.from_dict(self._memory.retries)
+
+    def _save(self, remembered: ledger.Ledger, held: guards.Guards | None = None) -> None:
+        retries = self._memory.retries if held is None else held.to_dict()
+        memory = state.Memory(ledger=remembered, retries=retries)
+        if memory == self._memory:
+            return
+        self.world.state.save(memory)
+        self._memory = memory
+        good = remembered.last_good
+        self.world.state.forget(set(good.copies.values()) if good is not None else set())
+
+    def _now(self) -> float:
+        return self.world.stamp().usec / 1e6
+
+    def _report(
+        self, view: _View, verdict: guards.Verdict, result: apply.Result, started: float, begun: model.Stamp
+    ) -> Report:
+        findings = list(dict.fromkeys((*view.plan.findings, *result.findings)))
+        if result.failed is not None:
+            findings.append(_write_failed(result.failed))
+        if self._memory.damaged:
+            findings.append(_damaged(self._memory.damaged))
+        outcome = _outcome(findings, degraded=verdict.degraded)
+        waits = [verdict.wait] if verdict.wait is not None else []
+        waits += [_LOOK_AGAIN_S for finding in findings if finding.code in _SILENT][:1]
+        return Report(
+            outcome=outcome,
+            plan=view.plan,
+            seen=view.seen,
+            inputs=view.inputs,
+            findings=tuple(findings),
+            done=tuple(result.done),
+            rolled_back=result.rolled_back,
+            retry_in=min(waits, default=None),
+            started=started,
+            began=begun.usec,
+            duration_ms=(self.world.stamp().usec - begun.usec) / 1000,
+        )
+
+
+def _outcome(findings: list[model.Finding], *, degraded: bool) -> Outcome:
+    if degraded:
+        return Outcome.DEGRADED
+    if any(finding.blocks is not None and not finding.waits for finding in findings):
+        return Outcome.BLOCKED
+    if any(finding.waits for finding in findings):
+        return Outcome.PENDING
+    return Outcome.IN_SYNC
+
+
+def _read_settings(path: str) -> tuple[settings.Settings, tuple[model.Finding, ...]]:
+    try:
+        return settings.parse(files.read_limited(path), path)
+    except opened.Missing:
+        return settings.parse(None)
+    except opened.Refused as error:
+        return settings.Settings(), (settings.unreadable(path, error.reason),)
+
+
+def _write_failed(error: errors.TedgeAgentdError) -> model.Finding:
+    return model.Finding(
+        code="write-failed",
+        severity=model.Severity.ERROR,
+        where="tedge-agentd",
+        message=f"{error}; what runs is untouched",
+        remedy=error.remedy,
+        blocks=model.Area.ALL,
+    )
+
+
+def _damaged(reason: str) -> model.Finding:
+    return model.Finding(
+        code="state-damaged",
+        severity=model.Severity.WARNING,
+        where="/var/lib/tedge-agentd/state.json",
+        message=f"what was remembered is lost, so the broker may be restarted once more than needed: {reason}",
+        remedy="nothing to do",
+    )

@@ -1,0 +1,73 @@
+"""The machine a pass works on: every dependency of the steps, as parameters."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import settings as options
+from .core import desired, errors, model
+from .host import certificates, contents, files, opened, services, staged, state, users, walk
+
+
+def now() -> model.Stamp:
+    """This moment in microseconds of CLOCK_MONOTONIC, the clock of systemd's timestamps, and which boot it is of."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return model.Stamp(boot_id=file.read().strip(), usec=time.monotonic_ns() // 1000)
+
+
+@dataclass(kw_only=True)
+class World:
+    """What the steps of a pass need. One is made at start; `settings` are read again at each pass."""
+
+    settings: options.Settings
+    systemd: services.Systemd
+    state: state.State
+    staged: staged.Staged
+    inspector: certificates.Inspector
+    contents: contents.Contents = field(default_factory=contents.Contents)
+    runtime_dir: str = options.RUNTIME_DIR
+    settings_path: str = options.PATH
+    stamp: Callable[[], model.Stamp] = now
+    epoch: Callable[[], float] = time.time
+    people: users.Users = field(default_factory=users.SystemUsers)
+
+    def roots(self) -> walk.Roots:
+        return walk.Roots(managed=self.settings.managed_roots, broker_dir=self.settings.broker_dir)
+
+    def accounts(self, system: model.SystemSettings) -> desired.Accounts:
+        return desired.Accounts(
+            broker_user=self.settings.broker_user,
+            broker_group=self.settings.broker_group,
+            client_user=system.user,
+            client_group=system.group,
+        )
+
+    def broker_ids(self) -> tuple[int, int]:
+        """The broker's uid and gid. Raises InputError where its package is not installed."""
+        account = self.people.account(self.settings.broker_user)
+        gid = self.people.group(self.settings.broker_group)
+        if account is None or gid is None:
+            raise errors.InputError(f"there is no user {self.settings.broker_user}", "apt install mosquitto")
+        return account.uid, gid
+
+
+def real(settings_path: str = options.PATH) -> World:
+    """The machine we run on."""
+    try:
+        chosen, _ = options.parse(files.read_limited(settings_path), settings_path)
+    except opened.Refused:
+        chosen = options.Settings()  # the pass reports it
+    return World(
+        settings=chosen,
+        systemd=services.Systemd(),
+        state=state.State(options.STATE_DIR),
+        staged=staged.Staged(chosen.staging_dir),
+        inspector=certificates.Inspector(),
+        settings_path=settings_path,
+    )
+
+
+def in_sandbox() -> bool:
+    """Whether systemd made a mount namespace for us, which shows directories that were there at its making only."""
+    return "INVOCATION_ID" in os.environ

@@ -101,7 +101,9 @@ class _Moves:
         return found.option("bind_interface") is not None and bool(conf_places.taken(found, self._interfaces))
 
     def _place(self, found: ConfListener) -> Tried:
-        if not 0 <= found.port <= 65535:  # refused by the broker itself
+        if not 0 <= found.port <= 65535 or (
+            found.port == 0 and found.address is None
+        ):  # refused by the broker itself
             return Tried(listener=found, port=found.port, address=found.address)
         if found.port == 0:  # binding would unlink the path first (facts/mosquitto.md 10)
             return Tried(listener=found, port=self._spare((found.file, found.line)), address="127.0.0.1")

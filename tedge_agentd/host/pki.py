@@ -70,8 +70,7 @@ def clock_synchronized() -> bool:
 def _has_work(store: Store, means: Means, names: Sequence[str] | None) -> bool:
     register = store.register()
     return bool(
-        store.pending()
-        or len(store.authorities()) > len(register.authorities)
+        not store.is_settled(register)
         or policy.rollover_due(register, means.now)
         or _unpublished(register)
         or _due(register, means, names)

@@ -14,7 +14,7 @@ from ..core import errors
 from ..core import pki as policy
 from ..core import pki_register as reg
 from . import pem, pki_make, users
-from .pki_store import Room, Store, contents, digests, make_directory, replace, replace_pair
+from .pki_store import Room, Store, contents, digests, forget_pair, make_directory, replace, replace_pair
 
 Maker = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -70,8 +70,10 @@ class Issuer:
 
     def recover(self) -> tuple[Renewed, ...]:
         """Complete what a crash interrupted, and sweep away what it left unfinished."""
-        self.store.sweep()
         register = self.store.register()
+        pending = [room.issued() for room in self.store.pending()]
+        paths = [path for one in (*register.issued, *pending) for path in (one.cert_path, one.key_path) if path]
+        self.store.sweep({os.path.dirname(path) for path in (*paths, register.bundle_path) if path})
         known = {one.directory for one in register.authorities}
         for room in self.store.authorities():
             if os.path.basename(room.path) not in known:
@@ -258,7 +260,9 @@ class Issuer:
             for path, digest in ((issued.cert_path, issued.sha256), (issued.key_path, issued.key_sha256)):
                 self._refuse_foreign(path, register, digest)
         except errors.InputError:
-            self.store.discard(room)  # somebody took the place over meanwhile
+            # Somebody took the place over meanwhile.
+            forget_pair((issued.cert_path, issued.key_path))
+            self.store.discard(room)
             raise
         uid, gid = self._owner(issued)
         replace_pair(

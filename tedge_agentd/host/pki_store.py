@@ -14,7 +14,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -117,6 +118,13 @@ class Store:
     def authority(self, authority: reg.Authority) -> Room:
         return Room(path=os.path.join(self._authorities, authority.directory))
 
+    def is_settled(self, register: reg.Register) -> bool:
+        """Whether nothing is unfinished and every CA is known: whether `Issuer.recover` has nothing to do."""
+        known = {one.directory for one in register.authorities}
+        return not any(_names(self._pending)) and all(
+            os.path.basename(path) in known for path in _names(self._authorities)
+        )
+
     def discard(self, room: Room) -> None:
         """Remove a room. A crash in the middle leaves it with a name that `sweep` removes."""
         dead = room.path
@@ -125,8 +133,10 @@ class Store:
             os.rename(room.path, dead)
         _remove(dead)
 
-    def sweep(self) -> None:
-        """Remove what crashes left behind."""
+    def sweep(self, directories: Iterable[str]) -> None:
+        """Remove what crashes left behind, here and where pairs are put."""
+        for directory in {self.root, *directories}:
+            clean(directory)
         for parent in (self._authorities, self._pending):
             for path in _names(parent):
                 if path.endswith(".tmp"):
@@ -183,14 +193,27 @@ def replace_pair(pairs: Mapping[str, tuple[bytes, int]], *, uid: int, gid: int) 
         for path, (data, mode) in pairs.items():
             replace(_beside(path), data, mode=mode, uid=uid, gid=gid)
     except OSError:
-        for path in pairs:
-            files.remove(_beside(path))
+        forget_pair(pairs)
         raise
     for path in pairs:
         with walk.trusted_directory(os.path.dirname(path)) as parent:
             source, target = os.path.basename(_beside(path)), os.path.basename(path)
             os.rename(source, target, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
             _sync(f"/proc/self/fd/{parent.fd}")
+
+
+def forget_pair(paths: Iterable[str]) -> None:
+    """Remove what was to become a pair."""
+    for path in paths:
+        files.remove(_beside(path))
+
+
+def clean(directory: str) -> None:
+    """Remove what interrupted writes left in a directory. There is no other writer of ours: we hold the lock."""
+    try:
+        files.clean_strays(directory, time.time() + 2 * files.STRAY_AGE_S)
+    except (opened.Refused, OSError):
+        return  # of no use, but of no harm either; the next write there says what is wrong
 
 
 def _beside(path: str) -> str:

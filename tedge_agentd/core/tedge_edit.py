@@ -22,6 +22,8 @@ from .toml_values import WrongValueError, from_text, objection, to_toml
 # What a new file holds: without a version tedge would take it for version 1 and rewrite it on its next start.
 _VERSION: Path = ("config", "version")
 _READ = frozenset(key.path for key in KEYS.values())
+# Refusals of what was typed, not of what the file holds: there is no place to name.
+OPERATORS_OWN = frozenset({"refused-value", "unknown-key"})
 
 Wanted = dict[Key, bool | int | str | None]  # None: to be unset
 

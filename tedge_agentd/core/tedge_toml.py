@@ -5,8 +5,8 @@ from the settings, and absent means something else (an unset cert_file is a plai
 the blocked area may be derived from these settings. Rules: facts/thin-edge.md 1, contract 6.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from .config_keys import KEYS, Key, Kind, Path
 from .model import (
@@ -41,10 +41,14 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """The same by key: only keys that are set and usable are in `values`. None: tedge would refuse the whole file."""
+    """The same by key: only keys that are set and usable are in `values`. None: tedge would refuse the whole file.
+
+    `unusable` holds what tedge reads and findings object to, for display alone.
+    """
 
     values: Mapping[str, Value] | None
     findings: tuple[Finding, ...]
+    unusable: Mapping[str, Value] = field(default_factory=dict)
 
 
 def parse(data: bytes | None, where: str) -> Parsed:
@@ -72,33 +76,32 @@ def read_layout(layout: Layout, *, skip: frozenset[str] = frozenset()) -> Readin
     """The same from a document that is loaded; keys to `skip` are about to be replaced, whatever they hold."""
     wrong = [*layout.findings, *_wrong_tables(layout)]
     values: dict[str, Value] = {}
-    unusable: list[Finding] = []
-    for key in KEYS.values():
-        if key.name not in skip:
-            _take(key, layout, values, wrong, unusable)
+    unusable: dict[str, Value] = {}
+    objections: list[Finding] = []
+    for key, raw in _present(layout.table, skip):
+        try:
+            value = from_toml(key.kind, raw)
+        except WrongValueError as error:
+            wrong.append(_wrong_type(key, raw, layout, str(error)))
+            continue
+        reason = objection(key.kind, value)
+        if reason is None:
+            values[key.name] = value
+        else:
+            unusable[key.name] = value
+            objections.append(_unusable(key, layout, reason))
     if wrong:
         # The layout may have stumbled over the same value already, and then said more about it.
-        return Reading(
-            values=None, findings=tuple({(one.code, one.where): one for one in reversed(wrong)}.values())[::-1]
-        )
-    return Reading(values=values, findings=(*unusable, *ignored_keys(layout)))
+        first = {(one.code, one.where): one for one in reversed(wrong)}
+        return Reading(values=None, findings=tuple(first.values())[::-1])
+    return Reading(values=values, findings=(*objections, *ignored_keys(layout)), unusable=unusable)
 
 
-def _take(key: Key, layout: Layout, values: dict[str, Value], wrong: list[Finding], unusable: list[Finding]) -> None:
-    table = _holder(layout.table, key.path)
-    if table is None or key.path[-1] not in table:
-        return
-    raw = table[key.path[-1]]
-    try:
-        value = from_toml(key.kind, raw)
-    except WrongValueError as error:
-        wrong.append(_wrong_type(key, raw, layout, str(error)))
-        return
-    reason = objection(key.kind, value)
-    if reason is None:
-        values[key.name] = value
-    else:
-        unusable.append(_unusable(key, layout, reason))
+def _present(table: Table, skip: frozenset[str]) -> Iterator[tuple[Key, object]]:
+    for key in KEYS.values():
+        holder = _holder(table, key.path)
+        if key.name not in skip and holder is not None and key.path[-1] in holder:
+            yield key, holder[key.path[-1]]
 
 
 def _holder(table: Table, path: Path) -> Table | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .config_keys import Path
 from .model import Area, Finding, Severity
-from .toml_scan import MAX_DEPTH, line_and_column, scan
+from .toml_scan import line_and_column, scan
 from .toml_text import dotted, shown
 
 MAX_BYTES = 1 << 20  # a thousand times a long tedge.toml; what is larger is no configuration
@@ -46,11 +46,11 @@ def load(data: bytes, where: str) -> Document | Finding:
         return text
     scanned = scan(text)
     if scanned.too_deep is not None:
-        return _misplaced(where, text, scanned.too_deep, f"tables or lists are nested deeper than {MAX_DEPTH} levels")
+        return _misplaced(where, text, scanned.too_deep, "tables or lists are nested too deeply")
     try:
         table = tomllib.loads(text)
     except RecursionError:
-        return refused("toml-syntax", where, f"tables or lists are nested deeper than {MAX_DEPTH} levels")
+        return refused("toml-syntax", where, "tables or lists are nested too deeply")
     except tomllib.TOMLDecodeError as error:
         return _syntax(where, text, str(error))
     except ValueError:  # CPython's own limit, 4300 digits

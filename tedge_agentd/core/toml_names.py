@@ -106,7 +106,10 @@ def resolve(name: str) -> Resolved | None:
 
 def similar(name: str) -> str | None:
     """The key most like a misspelt name, to be offered in a refusal."""
-    close = difflib.get_close_matches(
-        name[:100], [key.name for key in KEYS.values() if key.settable], n=1, cutoff=0.75
-    )
-    return close[0] if close else None
+    names = [key.name for key in KEYS.values() if key.settable]
+    for close in difflib.get_close_matches(name[:100], names, n=3, cutoff=0.75):
+        # The tables before it are long and alike; it is the last part that was misspelt, or meant something else.
+        last, meant = name[:100].rsplit(".", 1)[-1], close.rsplit(".", 1)[-1]
+        if difflib.SequenceMatcher(None, last, meant).ratio() >= 0.6:
+            return close
+    return None

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from .config_keys import Path
 
+# tomllib works through all parts of a key for each of them: 4 million such steps are one to two seconds.
+MAX_WORK = 4_000_000
 MAX_DEPTH = 80  # the limit of the toml crate that thin-edge uses; deeper files are refused by tedge, too
 
 _TOKEN = re.compile(
@@ -37,7 +39,7 @@ _ELEMENT = "[]"  # stands for any element of a list; no header or key of a table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """`offsets` of the first mention of each key and table; `too_deep` the offset where MAX_DEPTH was passed."""
+    """`offsets` of the first mention of each key and table; `too_deep` the offset where a limit was passed."""
 
     offsets: Mapping[Path, int]
     too_deep: int | None = None
@@ -56,6 +58,7 @@ class _Scanner:
     header: int = 0  # brackets opened by a table header, 0 outside of one
     base: Path = ()  # what keys are read below: the table, then the inline table or list
     current: Path = ()  # the key whose value is being read
+    work: int = 0
 
     def feed(self, kind: str, text: str, offset: int) -> None:
         if kind == "newline":
@@ -111,6 +114,7 @@ class _Scanner:
             self.current = self.base
 
     def _note(self, path: Path, offset: int) -> None:
+        self.work += len(path) ** 2
         for length in range(len(path), 0, -1):
             if path[:length] in self.offsets:
                 return
@@ -125,7 +129,7 @@ def scan(text: str) -> Scan:
         if kind == "string":
             end = _string_end(text, end, match.group())
         scanner.feed(kind, text[offset:end], offset)
-        if scanner.depth() > MAX_DEPTH:
+        if scanner.depth() > MAX_DEPTH or scanner.work > MAX_WORK:
             return Scan(offsets=scanner.offsets, too_deep=offset)
         offset = end
     return Scan(offsets=scanner.offsets)

@@ -11,8 +11,11 @@ _SHELL_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 def shown(text: str) -> str:
     """Foreign text for a message: nothing unprintable is left that could forge a line or a terminal code."""
-    cut = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
+    return printable(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
+
+
+def printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def quoted(text: str) -> str:

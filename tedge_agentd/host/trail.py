@@ -1,6 +1,8 @@
 """The steps of a walk: directories held open by descriptor, one name looked up at a time."""
 
+import contextlib
 import os
+import secrets
 import stat
 from dataclasses import dataclass
 
@@ -110,6 +112,23 @@ class Trail:
         opened = Opened(fd=last.fd, status=last.status, path=self.asked, real=last.path, chain=tuple(self._passed))
         self._loose.remove(last.fd)
         return opened
+
+    def is_its_only_link(self, opened: Opened) -> bool:
+        """Whether the name looked up here was, at one instant, the one and only link of what it led to.
+
+        A link count of 1 alone proves nothing: it may have been 2 when the name was looked up, and the name be gone
+        by now, so that the one link left is a foreign file. Such an entry is gone for ever: /proc calls it deleted,
+        whatever is linked there later. The kernel lowers the count a moment before it drops the entry, both under the
+        directory's lock; looking up a name never seen before takes that lock, so it waits for both.
+        """
+        if os.fstat(opened.fd).st_nlink != 1:
+            return False
+        with contextlib.suppress(OSError):
+            os.stat(f".{secrets.token_hex(8)}", dir_fd=self._held[-1][0].fd, follow_symlinks=False)
+        try:
+            return os.readlink(f"/proc/self/fd/{opened.fd}") == opened.real
+        except OSError:
+            return False
 
     def close(self) -> None:
         for fd in self._loose:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..core import model
 from .opened import (
+    Changed,
     HardLinked,
     Missing,
     NotRegular,
@@ -101,6 +102,9 @@ def _walk_managed(path: str, target: str, roots: Roots, role: model.Role) -> Ope
         if last is not None and last.is_symlink:
             return _final_target(path, last, trail.here)
         opened = trail.finish(last)
+        if last is not None and opened.stat.st_nlink == 1 and not trail.is_its_only_link(opened):
+            opened.close()
+            raise Changed(path, "was moved or linked while it was looked at", f"ls -li {path}")
     if _root_of(split(path, opened.real), roots.forbidden(role)) is not None:
         opened.close()
         raise OutsideRoots(

@@ -142,7 +142,7 @@ def attacks(gateway: Gateway, sentinel: Path) -> dict[str, Callable[[int], None]
             listener.bind(str(path))
 
     def directories(number: int) -> None:
-        if number % 2:
+        if number % 2 == 0:
             (gateway.tedge / "certs").rename(away)
             bad.symlink_to(sentinel.parent)
             bad.rename(gateway.tedge / "certs")

@@ -118,7 +118,8 @@ class _Moves:
             if found.address is not None and found.address.startswith("["):  # refused by the broker itself
                 return Tried(listener=found, port=port, address=found.address)
             return Tried(listener=found, port=port, address=self._stand_in(found, found.address))
-        if len(resolved) > 1 or resolved[0].is_unspecified:
+        is_name = found.address is not None and found.address.lower() == "localhost"
+        if is_name or len(resolved) > 1 or resolved[0].is_unspecified:
             return Tried(listener=found, port=port, address=found.address)
         return self._specific(found, port, resolved[0])
 

@@ -13,7 +13,7 @@ from .mosquitto_conf import ConfListener
 
 ALL_IPV4 = ipaddress.IPv4Address("0.0.0.0")  # noqa: S104  # compared with, not bound
 ALL_IPV6 = ipaddress.IPv6Address("::")
-_LOCALHOST: tuple[model.IPAddress, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+_LOCALHOST = ipaddress.IPv4Address("127.0.0.1")  # and ::1 too where /etc/hosts says so, which a trial finds out
 
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
 
@@ -40,7 +40,7 @@ def resolved(address: str | None) -> tuple[model.IPAddress, ...] | None:
         return ALL_IPV4, ALL_IPV6
     assert address is not None
     if address.lower() == "localhost":
-        return _LOCALHOST
+        return (_LOCALHOST,)
     try:
         return (ipaddress.ip_address(address),)
     except ValueError:

@@ -124,6 +124,7 @@ def test_only_loopback_and_wildcard_addresses_and_free_ports_remain(file: model.
         ("listener 8883 127.1", "listener 8883 127.0.0.1"),
         ("listener 8883", "listener 8883"),
         ("listener  8883  0.0.0.0  x", "listener  8883  0.0.0.0  x"),
+        ("listener 8883 localhost", "listener 8883 localhost"),
         ("listener 443", "listener 49152"),
         ("listener 8883 2001:db8::5", "listener 8883 ::1"),
         ("listener 8883 2001:db8::5\nlistener 8883 2001:db8::6", "listener 8883 ::1\nlistener 49152 127.77.0.1"),

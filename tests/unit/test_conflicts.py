@@ -51,7 +51,7 @@ OVERLAPS = [
     (on(8883, "127.0.0.1"), "listener 8883 0.0.0.0", True),
     (on(8883, "127.0.0.1"), "listener 8883 *", True),
     (on(8883, "127.0.0.1"), "listener 8883 localhost", True),
-    (on(8883, "::1"), "listener 8883 localhost", True),
+    (on(8883, "::1"), "listener 8883 localhost", False),
     (on(8883, "127.0.0.1"), "listener 8883 nas.example", False),
     (on(8883, "0.0.0.0"), "listener 8883 ::", False),
     (on(8883, "::"), "listener 8883 ::1", True),

@@ -167,6 +167,8 @@ _MESSAGES: tuple[tuple[str, _Explanation], ...] = (
     (r'Unable to load server key file "(?P<value>.*)"\.', _file),
     (r'Unable to load CA certificates\. Check cafile "(?P<value>.*)"', _file),
     (r'Unable to load certificate revocation file "(?P<value>.*)"', _file),
+    (r'Unable to open (?:pw|acl_)file "(?P<value>.*)"', _file),
+    (r'opening password file "(?P<value>.*)"', _file),
     (r'Unable to load auth plugin "(?P<value>.*)"', _file),
     (r"Error: Address already in use", _in_use),
     (r"Error: Cannot assign requested address", _not_local),

@@ -369,6 +369,11 @@ TREES: dict[str, tuple[bytes | str, dict[str, bytes | str]]] = {
     "a stray requirement of none": ("listener 8883\ninclude_dir {dir}\n", {"a.conf": "require_certificate false\n"}),
     "a stray socket domain": ("listener 8883\ninclude_dir {dir}\n", {"a.conf": "socket_domain ipv4\n"}),
     "a stray protocol": ("listener 8883\ninclude_dir {dir}\n", {"a.conf": "protocol mqtt\ntls_version tlsv1.2\n"}),
+    "a stray password file": (
+        "per_listener_settings true\nlistener 8883\ninclude_dir {dir}\n",
+        {"a.conf": "password_file {dir}/passwords\n", "passwords": ""},
+    ),
+    "a global password file": ("listener 8883\npassword_file {dir}/passwords\n", {"passwords": ""}),
     "an old port beside a listener": ("listener 8883\nport 1884\n", {}),
     "options of the listener above the include": ("listener 8883\ninclude_dir {dir}\nmax_connections 3\n", {}),
     "an included listener": ("include_dir {dir}\n", {"a.conf": "listener 8883\n", "b.conf": "listener 8884\n"}),
@@ -436,7 +441,7 @@ def test_after_a_nul_byte_the_broker_starts_without_what_follows(place: Path) ->
         ("include_dir {dir}\n", {"a.conf": "auto_id_prefix x\n"}),
         ("include_dir {dir}\n", {"z.conf": "listener 9000\nallow_anonymous true\n"}),
         ("include_dir {dir}\n", {"z.conf": "per_listener_settings true\n"}),
-        ("include_dir {dir}\n", {"z.conf": "password_file /dev/null\n"}),
+        ("include_dir {dir}\n", {"z.conf": "password_file {dir}/passwords\n", "passwords": ""}),
     ],
 )
 def test_the_order_of_per_listener_settings(place: Path, main: str, files: dict[str, bytes | str]) -> None:

@@ -123,13 +123,13 @@ def _apply(_: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from . import status, status_command  # noqa: PLC0415
+    from . import status_command  # noqa: PLC0415
 
     data, timed_out = status_command.view(settings.RUNTIME_DIR, wait=arguments.wait)
     if data is None:
         print("tedge-agentd is not running; systemctl start tedge-agentd", file=sys.stderr)
         return NOT_RUNNING
-    print(json.dumps(data, indent=1) if arguments.json else status.text(data))
+    print(json.dumps(data, indent=1) if arguments.json else status_command.text(data))
     return 2 if timed_out else STATUS_CODES[data["state"]]
 
 

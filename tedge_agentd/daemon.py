@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import FrameType
 
-from . import reconcile, status, watched
+from . import __version__, apply, reconcile, status, watched
 from .core import errors, model, settle
 from .host import bus, files, journal, notify, watch
 from .world import World
@@ -29,7 +29,6 @@ class Daemon:
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch = watch.Watch(self._wake)
         self._notify = notify.Notifier()
-        self._log = journal.get()
         self._settle = settle.Settle(world.settings.settle_quiet, world.settings.settle_max)
         self._context = status.Context(pid=os.getpid(), since=world.epoch())
         self._report: reconcile.Report | None = None
@@ -41,11 +40,13 @@ class Daemon:
     def run(self) -> int:
         """Run until told to stop; return the exit status. Raises files.Locked where another daemon runs."""
         with files.Lock(f"{self.world.runtime_dir}/daemon.lock"), self._signals():
+            journal.started(__version__)
             try:
                 while not self._stop:
                     self._turn()
+                journal.stopping("told to")
             except errors.SandboxStaleError as error:
-                self._log.info("sandbox_stale", message=f"{error}; restarting to be let in")
+                journal.stopping(f"{error}; systemd starts it again with the directory in its sandbox")
                 return SANDBOX_STALE
             finally:
                 self._notify.stopping()
@@ -106,12 +107,12 @@ class Daemon:
         except errors.SandboxStaleError:
             raise
         except files.Locked as error:
-            self._log.info("locked", message=f"waiting: {error}")
+            journal.get().info("locked", message=f"waiting: {error}")
             self._next_look = time.monotonic() + 1.0
             return
-        except Exception as error:
+        except Exception:
             # A bug of ours must not cost the gateway its watcher; what runs keeps running.
-            self._log.exception("pass_crashed", message=f"a pass ended in an error of the daemon itself: {error!r}")
+            journal.internal_error("running a pass")
             self._next_look = time.monotonic() + _CRASH_RETRY_S
             self._notify.ready(f"internal error, next try in {_CRASH_RETRY_S:.0f} s")
             return
@@ -137,12 +138,31 @@ class Daemon:
             counters=context.counters.after(report),
         )
         line = status.summary(report, self._context.epoch)
-        journal.publish(before, report, line)
+        self._log_pass(before, report, line)
         status.write(f"{world.runtime_dir}/status.json", status.document(report, self._context))
         self._notify.ready(line)
         self._settle = self._settled_with(world)
         wait = world.settings.resync if report.retry_in is None else min(report.retry_in, world.settings.resync)
         self._next_look = time.monotonic() + wait
+
+    def _log_pass(self, before: reconcile.Report | None, report: reconcile.Report, line: str) -> None:
+        """One line a pass that did something or came out otherwise, one for each finding that comes or goes."""
+        told = before.findings if before is not None else ()
+        for finding in told:
+            if finding not in report.findings:
+                journal.finding_cleared(finding)
+        for finding in report.findings:
+            if finding not in told:
+                journal.finding_appeared(finding)
+        if report.rolled_back:
+            journal.rolled_back(_first_error(report), line)
+        journal.pass_done(
+            result=report.outcome.value,
+            previous=before.outcome.value if before is not None else None,
+            duration_ms=report.duration_ms,
+            actions=[_told(done) for done in report.done],
+            detail=line.partition(": ")[2],
+        )
 
     def _settled_with(self, world: World) -> settle.Settle:
         """The settle state, made anew where config.toml changed its times."""
@@ -183,3 +203,11 @@ class Daemon:
             yield
         finally:
             signal.set_wakeup_fd(before)
+
+
+def _told(done: apply.Done) -> str:
+    return done.operation.describe() + (f" (failed: {done.error})" if done.error else "")
+
+
+def _first_error(report: reconcile.Report) -> str:
+    return next((done.error for done in report.done if done.error), "the broker did not come up")

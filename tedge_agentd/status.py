@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from . import reconcile
+from . import reconcile, status_command
 from .core import guards, ledger, model, observed, operations, plan
-from .host import files, opened
+from .host import files
 
-VERSION = 1
 SECONDS_A_DAY = 86400
 
 
@@ -50,7 +49,7 @@ def document(report: reconcile.Report, context: Context) -> dict[str, Any]:
     """Return status.json's contents (contract 4). It holds no secret: 0644, and shown to anybody who asks."""
     made = report.plan
     return {
-        "version": VERSION,
+        "version": status_command.VERSION,
         "pid": context.pid,
         "state": reconcile.Outcome.PENDING.value if context.pending else report.outcome.value,
         "since": context.since,
@@ -205,45 +204,3 @@ def write(path: str, data: Mapping[str, Any]) -> None:
     """Replace status.json in one step. It lies on a tmpfs: not worth an fsync."""
     text = json.dumps(data, indent=1)
     files.replace(path, text.encode(), mode=0o644, uid=os.geteuid(), gid=os.getegid(), durable=False)
-
-
-def read(path: str) -> dict[str, Any] | None:
-    """Return what the daemon last wrote; None where there is nothing to read."""
-    try:
-        data = json.loads(files.read_limited(path))
-    except (opened.Refused, ValueError):
-        return None
-    return data if isinstance(data, dict) and data.get("version") == VERSION else None
-
-
-# Text -------------------------------------------------------------------------------------------------------
-
-
-def text(data: Mapping[str, Any]) -> str:
-    """Return a status document for a terminal, most important first."""
-    lines = [f"state: {data['state']}"]
-    lines += [
-        f"listener: port {entry['port']} {entry['level']} on "
-        f"{entry['address'] or entry['interface'] or 'all addresses'}{'' if entry['verified'] else ' (not verified)'}"
-        for entry in data["listeners"]
-    ]
-    lines += [
-        f"certificate: {entry['path']} ({entry['role']}) {entry['subject']}, {entry['days_left']} d left"
-        + (f", renewed by {entry['renewed_by']}" if entry["renewed_by"] else "")
-        for entry in data["certificates"]
-    ]
-    lines += [
-        f"file: {entry['path']} {entry['owner'] or '-'}:{entry['group'] or '-'} {entry['mode'] or 'missing'}"
-        + ("" if entry["ok"] else " (not right, see findings)")
-        for entry in data["files"]
-    ]
-    lines += [
-        f"service: {entry['unit']} {entry['state']}"
-        + (f", {entry['action']}: {entry['reason']}" if entry["action"] != "none" else "")
-        for entry in data["services"]
-    ]
-    for entry in data["findings"]:
-        lines.append(f"{entry['severity']}: {entry['where']}: {entry['message']} [{entry['code']}]")
-        if entry["remedy"]:
-            lines.append(f"  remedy: {entry['remedy']}")
-    return "\n".join(lines)

@@ -1,12 +1,17 @@
-"""What the daemon says of itself, now or once everything on disk has been dealt with."""
+"""`status`: what the daemon says of itself, now or once everything on disk has been dealt with.
+
+Imports nothing of the daemon: scripts call it often, and unprivileged users may.
+"""
 
 import contextlib
+import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from . import status
+VERSION = 1  # of status.json
 
 _POLL_S = 0.02
 # Without the right to ask for a pass, none having begun for this long means that nothing was due: the longest delay
@@ -37,7 +42,7 @@ def view(runtime_dir: str, *, wait: float | None) -> tuple[dict[str, Any] | None
 
 def _running(path: str) -> dict[str, Any] | None:
     """The document of a daemon that is alive."""
-    data = status.read(path)
+    data = read(path)
     if data is None or not os.path.exists(f"/proc/{data['pid']}"):
         return None
     return data
@@ -49,3 +54,43 @@ def _ask(pid: int) -> bool:
         os.kill(pid, signal.SIGHUP)
         return True
     return False
+
+
+def read(path: str) -> dict[str, Any] | None:
+    """Return what the daemon last wrote; None where there is nothing to read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) and data.get("version") == VERSION else None
+
+
+def text(data: Mapping[str, Any]) -> str:
+    """Return a status document for a terminal, most important first."""
+    lines = [f"state: {data['state']}"]
+    lines += [
+        f"listener: port {entry['port']} {entry['level']} on "
+        f"{entry['address'] or entry['interface'] or 'all addresses'}{'' if entry['verified'] else ' (not verified)'}"
+        for entry in data["listeners"]
+    ]
+    lines += [
+        f"certificate: {entry['path']} ({entry['role']}) {entry['subject']}, {entry['days_left']} d left"
+        + (f", renewed by {entry['renewed_by']}" if entry["renewed_by"] else "")
+        for entry in data["certificates"]
+    ]
+    lines += [
+        f"file: {entry['path']} {entry['owner'] or '-'}:{entry['group'] or '-'} {entry['mode'] or 'missing'}"
+        + ("" if entry["ok"] else " (not right, see findings)")
+        for entry in data["files"]
+    ]
+    lines += [
+        f"service: {entry['unit']} {entry['state']}"
+        + (f", {entry['action']}: {entry['reason']}" if entry["action"] != "none" else "")
+        for entry in data["services"]
+    ]
+    for entry in data["findings"]:
+        lines.append(f"{entry['severity']}: {entry['where']}: {entry['message']} [{entry['code']}]")
+        if entry["remedy"]:
+            lines.append(f"  remedy: {entry['remedy']}")
+    return "\n".join(lines)

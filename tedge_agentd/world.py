@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from . import settings as options
 from .core import desired, errors, model
-from .host import certificates, contents, files, opened, services, staged, state, users, walk
+from .host import certificates, files, opened, services, staged, state, users, walk
+from .host.contents import Contents
 
 
 def now() -> model.Stamp:
@@ -25,7 +26,7 @@ class World:
     state: state.State
     staged: staged.Staged
     inspector: certificates.Inspector
-    contents: contents.Contents = field(default_factory=contents.Contents)
+    contents: Contents = field(default_factory=Contents)
     runtime_dir: str = options.RUNTIME_DIR
     settings_path: str = options.PATH
     stamp: Callable[[], model.Stamp] = now

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import ledger, staging
+from ..core.ledger import Ledger
 from . import files, opened
 
 _LIMIT = 16 << 20  # bytes; a listener file and a few hundred digests are some kilobytes
@@ -23,7 +24,7 @@ _LIMIT = 16 << 20  # bytes; a listener file and a few hundred digests are some k
 class Memory:
     """Everything remembered. `retries` is core.backoff's states as plain data, by what they are about."""
 
-    ledger: ledger.Ledger = field(default_factory=ledger.Ledger)
+    ledger: Ledger = field(default_factory=Ledger)
     retries: Mapping[str, object] = field(default_factory=dict)
     damaged: str = ""  # why the file on disk could not be read; "" if it could
 

@@ -29,6 +29,7 @@ class Manager:
         self._bus: bus.Bus | None = None
         self._watched: dict[str, str] = {}  # object path -> unit name
         self._changed: set[str] = set()
+        self._missed = False  # there was a time without a connection
 
     def close(self) -> None:
         if self._bus is not None:
@@ -64,7 +65,7 @@ class Manager:
     def process(self) -> frozenset[str]:
         """Return the watched units that may have changed since the last call, without waiting.
 
-        All of them after the connection broke. Only a hint to look again; what changed is for `unit` to say.
+        All of them once the bus is back after it was away. Only a hint to look again; `unit` says what changed.
         """
         with contextlib.suppress(bus.BusUnavailableError):
             self.refresh()
@@ -75,25 +76,35 @@ class Manager:
     def connected(self) -> bus.Bus:
         """Return the connection, made anew with all its subscriptions if there is none."""
         if self._bus is None:
-            connection = self._connect()
             try:
-                connection.call(MANAGER, "Subscribe")
-                for path, name in self._watched.items():
-                    for rule in _watch_rules(path, name):
-                        connection.add_match(rule)
-            except bus.CallError as error:
-                connection.close()
-                raise bus.BusUnavailableError(str(error)) from error
+                self._bus = self._open()
             except bus.BusUnavailableError:
-                connection.close()
+                self._missed = True
                 raise
-            self._bus = connection
+            if self._missed:
+                self._missed = False
+                self._changed.update(self._watched.values())
         return self._bus
 
+    def _open(self) -> bus.Bus:
+        connection = self._connect()
+        try:
+            connection.call(MANAGER, "Subscribe")
+            for path, name in self._watched.items():
+                for rule in _watch_rules(path, name):
+                    connection.add_match(rule)
+        except bus.CallError as error:
+            connection.close()
+            raise bus.BusUnavailableError(str(error)) from error
+        except bus.BusUnavailableError:
+            connection.close()
+            raise
+        return connection
+
     def drop(self) -> None:
-        """Give up a broken connection; whatever is watched may have changed unseen."""
+        """Give up a broken connection; the next question makes a new one."""
         self.close()
-        self._changed.update(self._watched.values())
+        self._missed = True
 
     def refresh(self) -> bus.Bus:
         """Take in what has arrived, which is also how a broken connection is seen; return one that works."""

@@ -5,7 +5,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from . import material, settings
+from . import settings
 from .core import conflicts, desired, ledger, model, mosquitto_conf, observed, tedge_toml
 from .host import bus, files, network, opened, ownership, users, walk
 from .world import World
@@ -136,8 +136,8 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
     wish = inputs.wish
     broker, clients, findings = _units(world, inputs)
     ids, absent = _ids(world, inputs)
-    pair, cas = material.read(wish, world)
     account = world.people.account(world.settings.broker_user)
+    found = world.material.read(wish, world.roots(), account)
     net = _network(wish)
     return observed.Observed(
         now=world.stamp(),
@@ -149,14 +149,15 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         files=_files(world, wish),
         uids=ids[0],
         gids=ids[1],
-        pair=pair,
-        client_cas=cas,
+        pair=found.pair,
+        client_cas=found.client_cas,
+        certificates=found.in_use,
         staged=world.staged.digests() if inputs.conf is not None else {},
         network=net,
         broker_uids=frozenset({account.uid} if account is not None else ()),
         client_contents=_client_contents(world, inputs),
         ledger=known,
-        findings=(*inputs.findings, *findings, *absent, *_conflicts(inputs, net)),
+        findings=(*inputs.findings, *findings, *absent, *found.findings, *_conflicts(inputs, net)),
     )
 
 
@@ -245,10 +246,18 @@ def _conflicts(inputs: Inputs, net: model.Network) -> tuple[model.Finding, ...]:
         internal=wish.internal,
         external=None
         if external is None
-        else model.Listener(port=external.port, address=external.address, interface=external.interface),
+        else model.Listener(
+            port=external.port,
+            # 0.0.0.0 is not written beside an interface (facts/mosquitto.md 6).
+            address=None if external.interface and _is_everywhere(external.address) else external.address,
+            interface=external.interface,
+        ),
     )
-    found = conflicts.find(inputs.conf, inputs.listener_path, wanted, net.interfaces)
-    return (*inputs.conf.findings, *found)
+    return conflicts.find(inputs.conf, inputs.listener_path, wanted, net.interfaces)
+
+
+def _is_everywhere(address: model.IPAddress | None) -> bool:
+    return address is not None and address.is_unspecified
 
 
 # Findings ---------------------------------------------------------------------------------------------------

@@ -47,11 +47,29 @@ class Rehearsal:
         except OSError as error:
             return _unavailable(errors.TransientError(f"{error.filename}: {error.strerror}", "df -h /run"))
         if not result.accepted:
-            return candidate.explain(trial, result.stderr, {})
+            return candidate.explain(trial, result.stderr, _keys(inputs, options.staging_dir))
         self._accepted[key] = None
         while len(self._accepted) > _MEMORY:
             self._accepted.pop(next(iter(self._accepted)))
         return None
+
+
+def _keys(inputs: Inputs, staging_dir: str) -> dict[str, str]:
+    """Which key of tedge.toml a value in the listener file comes from, so that a refusal names the key."""
+    external = inputs.wish.external if inputs.wish is not None else None
+    if external is None:
+        return {}
+    keys = {
+        f"{staging_dir}/{observed.SERVER_PAIR}": "mqtt.external.cert_file",
+        f"{staging_dir}/{observed.CLIENT_CA_FILE}": "mqtt.external.ca_path",
+        f"{staging_dir}/{observed.CLIENT_CA_DIRECTORY}": "mqtt.external.ca_path",
+        str(external.port): "mqtt.external.bind.port",
+    }
+    if external.address is not None:
+        keys[str(external.address)] = "mqtt.external.bind.address"
+    if external.interface is not None:
+        keys[external.interface] = "mqtt.external.bind.interface"
+    return keys
 
 
 def _staged(plan: operations.Plan, seen: observed.Observed, world: World) -> dict[str, bytes]:

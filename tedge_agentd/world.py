@@ -9,6 +9,7 @@ from . import settings as options
 from .core import desired, errors, model
 from .host import certificates, files, opened, services, staged, state, users, walk
 from .host.contents import Contents
+from .material import Material
 
 
 def now() -> model.Stamp:
@@ -25,7 +26,7 @@ class World:
     systemd: services.Systemd
     state: state.State
     staged: staged.Staged
-    inspector: certificates.Inspector
+    material: Material
     contents: Contents = field(default_factory=Contents)
     runtime_dir: str = options.RUNTIME_DIR
     settings_path: str = options.PATH
@@ -64,7 +65,7 @@ def real(settings_path: str = options.PATH) -> World:
         systemd=services.Systemd(),
         state=state.State(options.STATE_DIR),
         staged=staged.Staged(chosen.staging_dir),
-        inspector=certificates.Inspector(),
+        material=Material(certificates.Inspector()),
         settings_path=settings_path,
     )
 

@@ -1,0 +1,62 @@
+"""What the tests of the daemon have in common: the guide's levels set up as an operator would, and waiting for it."""
+
+import json
+import pathlib
+from typing import Any
+
+from . import clients, gateway, pki, standins
+
+CERTS = "/etc/tedge/server-certs"
+CERT, KEY, CA = f"{CERTS}/server.crt", f"{CERTS}/server.key", f"{CERTS}/clients-ca.crt"
+LAN = "192.0.2.10"
+UNIT = "tedge-agentd"
+
+
+def settled(gw: gateway.Gateway, *, seconds: float = 10.0, state: str | None = "in-sync") -> dict[str, Any]:
+    """Return the daemon's status once everything on disk now has been dealt with, in the state that is expected."""
+    done = gw.run(["tedge-agentd", "status", "--json", "--wait", str(seconds)], check=False, timeout=seconds + 5)
+    assert done.stdout, done.stderr
+    status: dict[str, Any] = json.loads(done.stdout)
+    if state is not None:
+        assert status["state"] == state, json.dumps(status["findings"], indent=1)
+    return status
+
+
+def codes(status: dict[str, Any]) -> set[str]:
+    return {finding["code"] for finding in status["findings"]}
+
+
+def write_pair(gw: gateway.Gateway, pair: pki.Pair, *, cert: str = CERT, key: str = KEY, owner: str = "root") -> None:
+    """Put a pair in place as an operator does with cp: root's, the key closed."""
+    gw.files.mkdir(str(pathlib.PurePosixPath(cert).parent))
+    gw.write(cert, pair.chain_pem, owner=owner, mode=0o644)
+    gw.write(key, pair.key_pem(), owner=owner, mode=0o600)
+
+
+def server(gw: gateway.Gateway, ca: pki.Authority, **options: Any) -> pki.Pair:
+    """Set up the guide's second level: a server certificate, port unset."""
+    pair = ca.server(**options)
+    write_pair(gw, pair)
+    standins.config_set(gw, "mqtt.external.bind.address", "0.0.0.0")
+    standins.config_set(gw, "mqtt.external.cert_file", CERT)
+    standins.config_set(gw, "mqtt.external.key_file", KEY)
+    return pair
+
+
+def mutual(gw: gateway.Gateway, ca: pki.Authority, **options: Any) -> pki.Pair:
+    """Set up the guide's third level: client certificates are required as well."""
+    pair = server(gw, ca, **options)
+    gw.write(CA, ca.pem)
+    standins.config_set(gw, "mqtt.external.ca_path", CA)
+    return pair
+
+
+def client(ca: pki.Authority, directory: pathlib.Path, name: str = "child") -> clients.Credentials:
+    """The credentials of a child device whose certificate the authority has issued."""
+    cert, key = ca.client(name).write(directory, name)
+    return clients.Credentials(ca=ca.write(directory / "ca.crt"), cert=cert, key=key)
+
+
+def trusting(ca: pki.Authority, directory: pathlib.Path) -> clients.Credentials:
+    """The credentials of a client that checks the broker's certificate and has none of its own."""
+    return clients.Credentials(ca=ca.write(directory / "ca.crt"))

@@ -1,381 +1,86 @@
-"""`tedge-agentd certs`: the local PKI in an operator's hands (contract 4 and 9, docs/certificates.md)."""
+"""The command line of `tedge-agentd certs`. Light: the daemon and `status` parse their command lines here too."""
 
 import argparse
 import dataclasses
-import json
-import os
-import socket
-import sys
-import time
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from . import certs_output
-from .core import desired, errors
-from .core import pki as policy
-from .core import pki_register as reg
-from .host import files, opened, pki
-from .host.pki_issuer import Issuer, Means, Request
-from .host.pki_store import Store
+if TYPE_CHECKING:
+    from . import certs
 
-STATE_DIR = "/var/lib/tedge-agentd"
-TEDGE_DIR = "/etc/tedge"
-CLIENT_NAME = "tedge"  # the MQTT user name of thin-edge's own services on a mutual listener
-LOCK_WAIT_S = 30.0  # the daemon holds it for the making of a key or two
-
-Work = Callable[[Issuer], int]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """The machine the commands work on. `addresses`: where the external listener is bound, if that is known."""
-
-    means: Means
-    state_dir: str = STATE_DIR
-    tedge_dir: str = TEDGE_DIR
-    accounts: desired.Accounts = dataclasses.field(default_factory=desired.Accounts)
-    names: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()
-
-    @property
-    def server_pair(self) -> tuple[str, str]:
-        base = os.path.join(self.tedge_dir, "server-certs", "tedge-agentd-server")
-        return f"{base}.crt", f"{base}.key"
-
-    @property
-    def client_pair(self) -> tuple[str, str]:
-        # .key: thin-edge reads every *.pem, *.crt and *.cer of a ca_dir as a CA (facts/thin-edge.md 1.4).
-        base = os.path.join(self.tedge_dir, "client-certs", "tedge-agentd-client")
-        return f"{base}.crt", f"{base}.key"
-
-    @property
-    def bundle(self) -> str:
-        """The CA certificates: `mqtt.client.auth.ca_file`, and `mqtt.external.ca_path` of a mutual listener."""
-        return os.path.join(self.tedge_dir, "server-certs", "tedge-agentd-ca.crt")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """What an operator may ask of a key and its certificate; None: the settings' default, or as it was."""
-
-    key_type: reg.KeyType | None = None
-    days: int | None = None
-
-    @property
-    def lifetime(self) -> int | None:
-        return None if self.days is None else self.days * policy.DAY
-
-
-ANY = Kind()
-
-
-def this_machine(addresses: Sequence[str] = ()) -> Context:
-    """The machine we run on, now. Asks the resolver for the full name, which may take seconds without a network."""
-    means = Means(now=int(time.time()), synchronized=pki.clock_synchronized())
-    return Context(means=means, names=host_names(), addresses=tuple(addresses))
-
-
-def host_names() -> tuple[str, ...]:
-    """The machine's names, the full one where the resolver knows it."""
-    host = os.uname().nodename
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
-    except OSError:
-        found = []
-    return policy.usable_names((host, *(entry[3] for entry in found if entry[3])))
-
-
-# Commands ---------------------------------------------------------------------------------------------------
-
-
-def init(context: Context, *, kind: Kind = ANY, rollover: bool = False) -> int:
-    """Make the CA, once; with `rollover` the next one, ahead of time. Publishes what clients are to trust."""
-
-    def work(issuer: Issuer) -> int:
-        register = issuer.store.register()
-        made = rollover or not register.authorities
-        if rollover and policy.coming(register, issuer.now, issuer.settings.overlap) is not None:
-            raise errors.InputError("a new CA is on its way already", "tedge-agentd certs list")
-        # First, lest a CA is made that cannot be handed out.
-        issuer.check_place(register.bundle_path or context.bundle)
-        if made:
-            issuer.create_authority(key_type=kind.key_type, days=kind.days)
-        published = issuer.publish(register.bundle_path or context.bundle)
-        certs_output.authority(issuer.store, made=made, published=published)
-        return 0
-
-    return _locked(context, work, prepare=True)
-
-
-def issue_server(context: Context, *, names: Sequence[str] = (), kind: Kind = ANY) -> int:
-    """Issue the broker's pair, unless it is there with these names. `names` are kept by every renewal."""
-    for name in names:
-        if policy.clean_name(name) is None:
-            return certs_output.refused(f"{name!r} is no host name or address a client could connect to")
-    cert, key = context.server_pair
-    own = policy.server_names((*context.names, *context.addresses))
-    request = Request(
-        role=reg.Role.SERVER,
-        name=policy.common_name(own),
-        cert_path=cert,
-        key_path=key,
-        owner=context.accounts.broker_user,
-        group=context.accounts.broker_group,
-        names=own,
-        extra_names=policy.usable_names(names),
-        key_type=kind.key_type,
-        lifetime=kind.lifetime,
-    )
-    return _issue(context, request, f"mqtt.external.cert_file={cert} mqtt.external.key_file={key}")
-
-
-def issue_tedge(context: Context, *, kind: Kind = ANY) -> int:
-    """Issue the pair with which the thin-edge services log in, unless it is there."""
-    cert, key = context.client_pair
-    request = Request(
-        role=reg.Role.TEDGE,
-        name=CLIENT_NAME,
-        cert_path=cert,
-        key_path=key,
-        owner=context.accounts.client_user,
-        group=context.accounts.client_group,
-        key_type=kind.key_type,
-        lifetime=kind.lifetime,
-    )
-    return _issue(context, request, f"mqtt.client.auth.cert_file={cert} mqtt.client.auth.key_file={key}")
-
-
-def issue_child(context: Context, name: str, *, out: str, kind: Kind = ANY, again: bool = False) -> int:
-    """Issue for a child device into a directory or a new .tar, with the CA certificates; `again` renews.
-
-    No copy of the key is kept, so a lost delivery is a new certificate.
-    """
-    if problem := policy.device_name_problem(name):
-        return certs_output.refused(problem)
-    if name == CLIENT_NAME:
-        return certs_output.refused(f"{name!r} is the MQTT user name of thin-edge itself", "choose another name")
-    if policy.clean_name(name) in policy.server_names((*context.names, *context.addresses)):
-        # A client that looks at names alone must not take the device for the broker.
-        return certs_output.refused(f"{name!r} is a name of this machine", "choose another name")
-    request = Request(
-        role=reg.Role.CHILD,
-        name=name,
-        cert_path="",
-        key_path="",
-        owner="",
-        group="",
-        key_type=kind.key_type,
-        lifetime=kind.lifetime,
-    )
-
-    def work(issuer: Issuer) -> int:
-        old = issuer.store.register().find(reg.Role.CHILD, name)
-        if old is not None and not again and issuer.now < old.not_after:
-            until = policy.utc(old.not_after)
-            remedy = f"tedge-agentd certs renew child {name} --out {out}"
-            raise errors.InputError(f"child device {name} has a certificate until {until}", remedy)
-        if old is None and again:
-            remedy = f"tedge-agentd certs issue child {name} --out {out}"
-            raise errors.InputError(f"nothing was issued for {name}", remedy)
-        delivery = certs_output.Delivery(name=name, out=os.path.abspath(out))
-        delivery.check()
-        issued = issuer.hand_over(_like(request, old), delivery.deliver)
-        certs_output.handed_over(issued, delivery)
-        return 0
-
-    return _locked(context, work)
-
-
-def _like(request: Request, old: reg.Issued | None) -> Request:
-    """A request with what it leaves open taken from the certificate it replaces."""
-    if old is None:
-        return request
-    key_type, lifetime = request.key_type or old.key_type, request.lifetime or old.lifetime
-    return dataclasses.replace(request, key_type=key_type, lifetime=lifetime)
-
-
-def renew(context: Context, *, role: reg.Role | None = None, everything: bool = False) -> int:
-    """Renew one role's pair now, or everything, or (neither given) what is due, as the daemon does by itself."""
-    if role is None and not everything:
-        return _renew_due(context)
-
-    def work(issuer: Issuer) -> int:
-        register = issuer.store.register()
-        chosen = [one for one in register.issued if policy.is_ours_to_renew(one) and role in (None, one.role)]
-        if not chosen:
-            what = role.value if role else "server"
-            raise errors.InputError("there is nothing of that kind to renew", f"tedge-agentd certs issue {what}")
-        for one in chosen:
-            names = (*context.names, *context.addresses) if one.role is reg.Role.SERVER else None
-            certs_output.issued(issuer.renew(one, names), "Renewed")
-        return 0
-
-    return _locked(context, work)
-
-
-def _renew_due(context: Context) -> int:
-    done = pki.sweep(context.state_dir, context.means)
-    for one in done.renewed:
-        print(f"Renewed {one.cert_path}: {one.reason}; now valid until {policy.utc(one.not_after)}.")
-    for finding in done.findings:
-        certs_output.finding(finding)
-    if not done.renewed and not done.findings:
-        print("Nothing is due.")
-    return 1 if any(finding.code in ("pki-renewal-failed", "pki-damaged") for finding in done.findings) else 0
-
-
-def list_(context: Context, *, as_json: bool = False) -> int:
-    """Show the CAs and everything issued: until when, when renewed, and whether it is still in its place."""
-    store = Store(context.state_dir)
-    try:
-        register = store.register()
-        rows = [(one, pki.condition(one)) for one in register.issued]
-        found = pki.findings(store, context.means) if store.exists else ()
-    except (errors.TedgeAgentdError, opened.Refused, OSError) as error:
-        return _failed(error)
-    if as_json:
-        print(json.dumps(certs_output.as_json(register, rows, found), indent=2))
-    else:
-        certs_output.table(register, rows, context.means)
-        for finding in found:
-            certs_output.finding(finding)
-    return 0
-
-
-def _issue(context: Context, request: Request, settings: str) -> int:
-    """Issue a pair into its place, unless one is there that is as good."""
-
-    def work(issuer: Issuer) -> int:
-        old = issuer.store.register().find(request.role)
-        if old is not None and _is_enough(old, request, issuer):
-            certs_output.issued(old, "There already is", settings)
-        else:
-            certs_output.issued(issuer.issue(request), "Issued", settings)
-        return 0
-
-    return _locked(context, work)
-
-
-def _is_enough(old: reg.Issued, request: Request, issuer: Issuer) -> bool:
-    """Whether what was issued has what is asked for, lies in its place and lasts a while."""
-    wanted = policy.usable_names((*request.names, *request.extra_names))
-    return (
-        pki.condition(old) is policy.Condition.GOOD
-        and old.cert_path == request.cert_path
-        and set(wanted) <= set(old.names)
-        and set(request.extra_names) <= set(old.extra_names)
-        and request.key_type in (None, old.key_type)
-        and request.lifetime in (None, old.lifetime)
-        and not policy.due(old.issued, old.not_after, issuer.now, old.serial)
-    )
-
-
-def _locked(context: Context, work: Work, *, prepare: bool = False) -> int:
-    """Do something with the PKI to ourselves, after completing what a crash may have left; return the exit status."""
-    store = Store(context.state_dir)
-    try:
-        if prepare:
-            store.prepare()
-        elif not store.exists:
-            return certs_output.refused("there is no local PKI yet", "tedge-agentd certs init")
-        with store.lock(LOCK_WAIT_S):
-            issuer = Issuer(store, context.means)
-            for one in issuer.recover():
-                print(f"Completed an interrupted renewal of {one.cert_path}.")
-            return work(issuer)
-    except (errors.TedgeAgentdError, opened.Refused, files.Locked, OSError) as error:
-        return _failed(error)
-
-
-def _failed(error: Exception) -> int:
-    remedy = getattr(error, "remedy", "")
-    if isinstance(error, PermissionError):
-        remedy = "run it as root, with sudo"
-    elif isinstance(error, files.Locked):
-        remedy = "wait a moment and try again"
-    return certs_output.refused(str(error), remedy)
-
-
-# Command line -----------------------------------------------------------------------------------------------
+KEY_TYPES = ("ec", "rsa-2048", "rsa-3072")  # core.pki_register.KeyType, which costs an import
+ROLES = ("server", "tedge", "child")  # core.pki_register.Role
+DAYS = range(7, 36501)  # a daily look must be able to renew in time: core.pki.SHORTEST_LIFE
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `certs` to the command line; its namespace has `handler`, which is `run`."""
-    certs = subparsers.add_parser("certs", help="the local PKI: a CA, server, client and child device certificates")
-    commands = certs.add_subparsers(dest="certs_command", required=True, metavar="COMMAND")
+    """Add `certs` to a command line; its namespace has `command`, which is `run`."""
+    parser = subparsers.add_parser("certs", help="the local PKI: a CA, server, client and child device certificates")
+    parser.set_defaults(command=run)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--trust-clock", action="store_true", help="believe the clock although it looks wrong")
-    key = argparse.ArgumentParser(add_help=False)
-    key.add_argument("--key-type", type=reg.KeyType, metavar="ec|rsa-2048|rsa-3072", help="default: ec (P-256)")
-    key.add_argument("--days", type=_days, help="how long it is valid")
+    common.add_argument("--key-type", choices=KEY_TYPES, help="default: ec (P-256)")
+    common.add_argument("--days", type=_days, help="how long it is valid")
 
-    command = commands.add_parser("init", parents=[common, key], help="make the CA")
-    command.add_argument("--rollover", action="store_true", help="make the next CA now, beside the present one")
-    issue = commands.add_parser("issue", help="issue a certificate").add_subparsers(
-        dest="role", required=True, metavar="server|tedge|child"
+    init = verbs.add_parser("init", parents=[common], help="make the CA")
+    init.add_argument("--rollover", action="store_true", help="make the next CA now, beside the present one")
+
+    roles = verbs.add_parser("issue", help="issue a certificate").add_subparsers(
+        dest="role", required=True, metavar="|".join(ROLES)
     )
-    command = issue.add_parser("server", parents=[common, key], help="for the broker")
-    command.add_argument("--name", action="append", default=[], help="a further name or address clients use")
-    issue.add_parser("tedge", parents=[common, key], help="for the thin-edge services of this machine")
-    command = issue.add_parser("child", parents=[common, key], help="for a child device")
-    command.add_argument("name", metavar="NAME", help="its MQTT user name")
-    command.add_argument("--out", required=True, metavar="DIR|FILE.tar", help="where to put key and certificates")
-    command = commands.add_parser("renew", parents=[common, key], help="renew what is due, or what is named")
-    command.add_argument("role", nargs="?", choices=[role.value for role in reg.Role])
-    command.add_argument("name", nargs="?", metavar="NAME", help="of the child device")
-    command.add_argument("--out", metavar="DIR|FILE.tar", help="for a child device")
-    command.add_argument("--all", action="store_true", help="everything but child devices, due or not")
-    command = commands.add_parser("list", help="show what was issued")
-    command.add_argument("--json", action="store_true")
-    certs.set_defaults(handler=run)
+    server = roles.add_parser("server", parents=[common], help="for the broker")
+    server.add_argument("--name", action="append", default=[], help="a further name or address clients use")
+    roles.add_parser("tedge", parents=[common], help="for the thin-edge services of this machine")
+    child = roles.add_parser("child", parents=[common], help="for a child device")
+    child.add_argument("name", metavar="NAME", help="its MQTT user name")
+    child.add_argument("--out", required=True, metavar="DIR|FILE.tar", help="where to put key and certificates")
+
+    renew = verbs.add_parser("renew", parents=[common], help="renew what is due, or what is named")
+    renew.add_argument("role", nargs="?", choices=ROLES)
+    renew.add_argument("name", nargs="?", metavar="NAME", help="of the child device")
+    renew.add_argument("--out", metavar="DIR|FILE.tar", help="for a child device")
+    renew.add_argument("--all", action="store_true", help="everything but child devices, due or not")
+
+    verbs.add_parser("list", help="show what was issued").add_argument("--json", action="store_true")
 
 
 def _days(text: str) -> int:
     days = int(text)
-    if not policy.SHORTEST_LIFE <= days * policy.DAY <= 36500 * policy.DAY:
-        raise argparse.ArgumentTypeError("must be from 7 to 36500: a daily look must be able to renew in time")
+    if days not in DAYS:
+        raise argparse.ArgumentTypeError(f"must be from {DAYS[0]} to {DAYS[-1]}")
     return days
 
 
-def run(args: argparse.Namespace, context: Context | None = None) -> int:
+def run(args: argparse.Namespace, context: "certs.Context | None" = None) -> int:
     """Do what the command line asks; return the exit status: 0, or 1 when it was refused."""
-    context = context or this_machine()
-    if getattr(args, "trust_clock", False):
+    from . import certs  # noqa: PLC0415  # 30 ms that only these commands need
+
+    context = context or certs.this_machine()
+    if args.verb == "list":
+        return certs.list_(context, as_json=args.json)
+    if args.trust_clock:
         context = dataclasses.replace(context, means=dataclasses.replace(context.means, synchronized=True))
-    kind = Kind(key_type=getattr(args, "key_type", None), days=getattr(args, "days", None))
-    match args.certs_command:
-        case "init":
-            return init(context, kind=kind, rollover=args.rollover)
-        case "issue" if args.role == "server":
-            return issue_server(context, names=args.name, kind=kind)
-        case "issue" if args.role == "tedge":
-            return issue_tedge(context, kind=kind)
-        case "issue":
-            return issue_child(context, args.name, out=args.out, kind=kind)
-        case "renew":
-            return _run_renew(args, context, kind)
-        case _:
-            return list_(context, as_json=args.json)
+    kind = certs.Kind.of(args.key_type, args.days)
+    if args.verb == "init":
+        return certs.init(context, kind=kind, rollover=args.rollover)
+    if args.verb == "renew":
+        return _renew(args, context, kind)
+    if args.role == "server":
+        return certs.issue_server(context, names=args.name, kind=kind)
+    if args.role == "tedge":
+        return certs.issue_tedge(context, kind=kind)
+    return certs.issue_child(context, args.name, out=args.out, kind=kind)
 
 
-def _run_renew(args: argparse.Namespace, context: Context, kind: Kind) -> int:
-    if args.role == reg.Role.CHILD.value:
+def _renew(args: argparse.Namespace, context: "certs.Context", kind: "certs.Kind") -> int:
+    from . import certs, certs_output  # noqa: PLC0415
+
+    if args.role == "child":
         if not args.name or not args.out:
             remedy = "tedge-agentd certs renew child NAME --out DIR"
             return certs_output.refused("a child device is renewed by its name", remedy)
-        return issue_child(context, args.name, out=args.out, kind=kind, again=True)
-    if args.name or args.out or kind != ANY:
+        return certs.issue_child(context, args.name, out=args.out, kind=kind, again=True)
+    if args.name or args.out or kind != certs.ANY:
         remedy = f"tedge-agentd certs issue {args.role or 'server'}"
         return certs_output.refused("NAME, --out, --key-type and --days are for `certs renew child`", remedy)
-    return renew(context, role=reg.Role(args.role) if args.role else None, everything=args.all)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `certs` alone, for `python3 -m tedge_agentd.certs_command`."""
-    parser = argparse.ArgumentParser(prog="tedge-agentd")
-    add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(argv)
-    return run(args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return certs.renew(context, role=certs.role_of(args.role), everything=args.all)

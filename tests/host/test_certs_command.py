@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tedge_agentd import certs as actions
 from tedge_agentd import certs_command
-from tedge_agentd.certs_command import Context
+from tedge_agentd.certs import Context
 from tedge_agentd.core import pki as policy
 from tedge_agentd.core import pki_register as reg
 from tedge_agentd.core.pki import DAY
@@ -49,7 +51,7 @@ def certs(context: Context) -> Run:
         certs_command.add_parser(parser.add_subparsers(required=True))
         args = parser.parse_args(["certs", *shlex.split(line)])
         means = dataclasses.replace(context.means, now=now)
-        status: int = args.handler(args, dataclasses.replace(context, means=means))
+        status: int = args.command(args, dataclasses.replace(context, means=means))
         return status
 
     return run
@@ -400,9 +402,41 @@ def test_a_rollover_by_hand_publishes_both_and_lets_the_old_one_sign(
     assert states == ["trusted", "signs"]
 
 
-def test_this_machine_has_a_name_and_a_clock() -> None:
-    found = certs_command.this_machine(("192.0.2.7",))
+def test_this_machine_is_taken_as_it_is_configured(realm: Path) -> None:
+    config = realm / "config.toml"
+    config.write_text(f'tedge_dir = "{realm}"\nbroker_user = "broker"\nbroker_group = "brokers"\n')
+    (realm / "system.toml").write_text('user = "iot"\ngroup = "iots"\n')
+    (realm / "tedge.toml").write_text('[mqtt.external.bind]\naddress = "192.0.2.7"\n')
+    found = actions.this_machine(str(config))
     assert policy.clean_name(os.uname().nodename) in found.names
     assert found.addresses == ("192.0.2.7",)
     assert abs(found.means.now - time.time()) < 60
-    assert (found.state_dir, found.tedge_dir) == ("/var/lib/tedge-agentd", "/etc/tedge")
+    assert (found.state_dir, found.tedge_dir) == ("/var/lib/tedge-agentd", str(realm))
+    users = found.accounts
+    assert (users.broker_user, users.broker_group, users.client_user, users.client_group) == (
+        "broker",
+        "brokers",
+        "iot",
+        "iots",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[", "tedge_dir = 1"])
+def test_a_configuration_that_cannot_be_read_counts_as_the_defaults(realm: Path, text: str) -> None:
+    config = realm / "config.toml"
+    config.write_text(text)
+    assert actions.this_machine(str(config)).tedge_dir == "/etc/tedge"
+
+
+def test_the_command_line_speaks_of_the_same_things_as_the_policy() -> None:
+    assert set(certs_command.KEY_TYPES) == {kind.value for kind in reg.KeyType}
+    assert set(certs_command.ROLES) == {role.value for role in reg.Role}
+    assert certs_command.DAYS[0] * DAY == policy.SHORTEST_LIFE
+
+
+def test_parsing_a_command_line_loads_nothing_heavy() -> None:
+    code = "import sys; sys.path.append(sys.argv[1]); import tedge_agentd.certs_command; print(*sys.modules)"
+    repository = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-I", "-c", code, repository], capture_output=True, text=True, check=True)
+    loaded = [name for name in done.stdout.split() if name.startswith("tedge_agentd.")]
+    assert loaded == ["tedge_agentd.certs_command"]

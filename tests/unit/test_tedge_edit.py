@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tedge_agentd.core import config_keys, tedge_edit, tedge_toml, toml_values
@@ -98,6 +98,7 @@ def stripped(data: bytes | None, keys: list[str]) -> dict[str, Any]:
     return table
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(files(), CHANGES)
 def test_what_is_set_is_what_is_read_and_everything_else_stays(
     data: bytes | None, changes: dict[str, str | None]
@@ -114,6 +115,7 @@ def test_what_is_set_is_what_is_read_and_everything_else_stays(
     assert tedge_edit.same(stripped(result.data, list(changes)), stripped(data, list(changes)))
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(files(), CHANGES)
 def test_an_edit_that_was_made_changes_nothing_when_it_is_made_again(
     data: bytes | None, changes: dict[str, str | None]
@@ -124,6 +126,7 @@ def test_an_edit_that_was_made_changes_nothing_when_it_is_made_again(
     assert again.data is once.data
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(
     st.one_of(st.none(), st.binary(max_size=60)),
     st.dictionaries(st.text(max_size=30), st.one_of(st.none(), st.text())),
@@ -133,6 +136,7 @@ def test_no_file_and_no_change_raises(data: bytes | None, changes: dict[str, str
     assert result.changed == (result.data is not data)
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(st.one_of(st.none(), st.binary(max_size=60)), st.sampled_from(SETTABLE), st.text())
 def test_no_value_raises_and_what_is_stored_is_usable(data: bytes | None, key: str, text: str) -> None:
     result = edit(data, {key: text}, WHERE)

@@ -2,7 +2,7 @@
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tedge_agentd.core import tedge_toml, toml_load, toml_scan
@@ -114,6 +114,7 @@ VALUES = st.recursive(
 TABLES = st.dictionaries(NAMES, VALUES, max_size=5)
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(TABLES)
 def test_every_key_of_any_document_is_found_on_a_line_that_names_it(table: dict[str, object]) -> None:
     text = tomli_w.dumps(table)
@@ -159,16 +160,19 @@ def check_finding(finding: Finding) -> None:
     assert finding.where.startswith((WHERE, "mqtt.client.auth."))
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(st.binary(max_size=200))
 def test_no_bytes_raise(data: bytes) -> None:
     check_reading(data)
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(FRAGMENTS)
 def test_nothing_that_resembles_toml_raises(text: str) -> None:
     check_reading(text.encode("utf-8", "surrogatepass"))
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(TABLES)
 def test_no_document_raises(table: dict[str, object]) -> None:
     check_reading(tomli_w.dumps(table).encode())
@@ -176,6 +180,7 @@ def test_no_document_raises(table: dict[str, object]) -> None:
     check_reading(tomli_w.dumps({"mqtt": {"external": table, "client": {"auth": table}}}).encode())
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(st.text(), st.text())
 def test_a_value_is_either_safe_for_the_broker_or_absent_with_a_finding_that_blocks_it(path: str, name: str) -> None:
     text = tomli_w.dumps({"mqtt": {"external": {"cert_file": path, "bind": {"interface": name}}}})

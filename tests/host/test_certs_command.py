@@ -402,6 +402,24 @@ def test_a_rollover_by_hand_publishes_both_and_lets_the_old_one_sign(
     assert states == ["trusted", "signs"]
 
 
+def test_a_gateway_whose_ca_ended_while_it_was_off_comes_back_by_hand(
+    certs: Run, context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certs("init")
+    certs("issue server")
+    later = NOW + 4000 * DAY
+    capsys.readouterr()
+    certs("renew", later)
+    assert "certs init --rollover" in capsys.readouterr().out
+    assert certs("renew server", later) == 1
+    assert "certs init --rollover" in capsys.readouterr().err
+    assert certs("init --rollover", later) == 0
+    assert certs("renew --all", later) == 0
+    check = ["openssl", "verify", "-x509_strict", "-attime", str(later), "-CAfile", context.bundle]
+    assert subprocess.run([*check, context.server_pair[0]], capture_output=True, check=False).returncode == 0
+    assert Path(context.bundle).read_text().count("BEGIN CERTIFICATE") == 1
+
+
 def test_this_machine_is_taken_as_it_is_configured(realm: Path) -> None:
     config = realm / "config.toml"
     config.write_text(f'tedge_dir = "{realm}"\nbroker_user = "broker"\nbroker_group = "brokers"\n')

@@ -1,0 +1,153 @@
+"""Ask a short-lived process about certificates and keys; whatever the bytes are, there is an answer or None."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import pem
+
+WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inspect_worker.py")
+TIMEOUT_S = 10.0  # for one process; Python, cryptography and a pair take 0.08 s on a 2-core x86 VM
+TOTAL_S = 30.0  # for all of them, well below the unit's WatchdogSec=
+BATCH = 2 << 20  # bytes for one process: what ten thousand CA files cost must not stand in memory at once
+OUTPUT = 16 << 20
+
+Answer = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One question for the worker, in its own terms."""
+
+    request: Mapping[str, Any]
+
+    @staticmethod
+    def of(certificates: bytes, key: bytes | None = None) -> "Item":
+        blocks = pem.certificates(certificates)
+        request = {
+            "chain": [_text(block.der or b"") for block in blocks],
+            "raw": None if blocks or not certificates else _text(certificates),
+            "key": None,
+            "key_raw": None,
+        }
+        if key is not None:
+            keys = pem.keys(key)
+            usable = bool(keys) and keys[0].der is not None and not keys[0].encrypted
+            request["key"] = keys[0].pem().decode() if usable else None
+            request["key_raw"] = None if keys else _text(key)
+        return Item(request=request)
+
+    @property
+    def size(self) -> int:
+        request = self.request
+        return sum(map(len, request["chain"])) + sum(len(request[name] or "") for name in ("raw", "key", "key_raw"))
+
+
+def ask(items: Sequence[Item], *, worker: str = WORKER, timeout_s: float = TIMEOUT_S) -> list[Answer | None]:
+    """Return an answer for each item, None where the worker did not survive it or there was no time left.
+
+    One process for all (more only for megabytes). One that crashes or takes too long is tried again item by item, so
+    that one hostile file spoils nothing but itself.
+    """
+    answers: list[Answer | None] = []
+    end = time.monotonic() + TOTAL_S
+    for batch in _batches(items):
+        deadline = min(end, time.monotonic() + timeout_s)
+        # Half the time for all of them together, the other half to find out which one it was.
+        half = (deadline - time.monotonic()) / 2 if len(batch) > 1 else 0.0
+        found = _run(worker, batch, deadline - half)
+        if found is None and len(batch) > 1:
+            found = []
+            for position, item in enumerate(batch):
+                now = time.monotonic()
+                alone = _run(worker, [item], now + (deadline - now) / (len(batch) - position))
+                found += alone if alone is not None else [None]
+        answers += found if found is not None else [None]
+    return answers
+
+
+def _text(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and size + item.size > BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item.size
+    if batch:
+        yield batch
+
+
+def _run(worker: str, batch: Sequence[Item], deadline: float) -> list[Answer | None] | None:
+    """Return the worker's answers, None if it gave none that can be used."""
+    if deadline <= time.monotonic():
+        return None
+    try:
+        text = _communicate(worker, json.dumps({"items": [item.request for item in batch]}), deadline)
+        answers = json.loads(text)["items"]
+        usable = (
+            isinstance(answers, list) and len(answers) == len(batch) and all(isinstance(a, dict) for a in answers)
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return list(answers) if usable else None
+
+
+def _communicate(worker: str, request: str, deadline: float) -> bytes:
+    """Run the worker on a request. Raises ValueError for too much output or time, or an exit status other than 0."""
+    file = os.memfd_create("request", os.MFD_CLOEXEC)  # a file, not a pipe: nobody waits for anybody
+    try:
+        view = memoryview(request.encode())
+        while view:
+            view = view[os.write(file, view) :]
+        os.lseek(file, 0, os.SEEK_SET)
+        child = subprocess.Popen(
+            # -I: neither PYTHONPATH nor the current directory may decide what runs as root.
+            [sys.executable or "/usr/bin/python3", "-I", "-W", "ignore", worker],
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={"LC_ALL": "C.UTF-8"},
+        )
+    finally:
+        os.close(file)
+    with child:
+        try:
+            assert child.stdout is not None
+            text = _drain(child.stdout.fileno(), deadline)
+            if child.wait(max(0.0, deadline - time.monotonic())) != 0:
+                raise ValueError(f"exit status {child.returncode}")
+            return text
+        except subprocess.TimeoutExpired as error:
+            raise ValueError("timeout") from error
+        finally:
+            child.kill()
+
+
+def _drain(fd: int, deadline: float) -> bytes:
+    text = bytearray()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise ValueError("timeout")
+        chunk = os.read(fd, 1 << 16)
+        if not chunk:
+            return bytes(text)
+        text += chunk
+        if len(text) > OUTPUT:
+            raise ValueError("too much output")

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from . import watch_emitter, watch_paths
 from .watch_paths import Names
 
-_ROUNDS = 8  # a directory that appears while its parent is armed needs another round; so many in one check suffice
-
 Identity = tuple[int, int]  # st_dev, st_ino
 
 
@@ -57,11 +55,7 @@ class Watch:
 
         Returns True, and counts as a change, if anything differs or was armed: nobody saw what happened there before.
         """
-        changed = False
-        for _ in range(_ROUNDS):
-            if not self._reconcile(watch_paths.wanted(self._paths)):
-                break
-            changed = True
+        changed = self._reconcile(watch_paths.wanted(self._paths))
         for directory, polled in self._polled.items():
             stamp = _stamp(directory, polled.names)
             changed |= stamp != polled.stamp
@@ -115,7 +109,10 @@ class Watch:
         return grown
 
     def _arm(self, directory: str, names: Names) -> bool:
-        """Watch a directory by events, else by comparing; return whether the paths are worth resolving again."""
+        """Watch a directory by events, else by comparing; return whether the next `check` has to look again.
+
+        It has to after arming too: what appeared in between may lead on to further directories.
+        """
         identity = _identity(directory)
         emitter = watch_emitter.Emitter(directory, names, self._mark)
         failure: Exception | None = None

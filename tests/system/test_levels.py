@@ -99,8 +99,11 @@ def test_the_levels_can_be_walked_up_and_down(gw: gateway.Gateway, ca: pki.Autho
     assert clients.connect(gw, 8883, trusting).accepted
     for key in ("cert_file", "key_file"):
         standins.config_unset(gw, f"mqtt.external.{key}")
+    status = scenes.settled(gw, state="blocked")
+    assert "listener-conflict" in scenes.codes(status), "1883 on all addresses is the internal listener's port, too"
+    standins.config_set(gw, "mqtt.external.bind.address", LAN)
     status = scenes.settled(gw)
-    assert clients.connect(gw, 1883, host=LAN, outside=True).outcome is not clients.Outcome.UNREACHABLE
+    assert clients.connect(gw, 1883, host=LAN, outside=True).accepted
     assert status["listeners"][-1]["level"] == "none"
     standins.config_unset(gw, "mqtt.external.bind.address")
     scenes.settled(gw)

@@ -114,6 +114,7 @@ def _run(
         raise
     except errors.TedgeAgentdError as error:
         failed = error
+    world.progress()
     duration = (time.monotonic() - begun) * 1000
     result.done.append(Done(operation=operation, duration_ms=duration, error="" if failed is None else str(failed)))
     return failed

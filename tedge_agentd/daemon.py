@@ -17,7 +17,7 @@ from .world import World
 SANDBOX_STALE = 75  # the unit restarts on it, to get a mount namespace that knows the new directories
 _TAKE_S = 0.01  # events are counted at most this often, so that a flood of them costs next to nothing
 _CRASH_RETRY_S = 30.0
-_PASS_S = 120.0  # how long a pass may take before systemd gives up on its start
+_PASS_S = 60.0  # how long the first pass may take before systemd gives up on the start
 
 
 class Daemon:
@@ -30,6 +30,7 @@ class Daemon:
         self._watch = watch.Watch(self._wake)
         self._notify = notify.Notifier()
         self._settle = settle.Settle(world.settings.settle_quiet, world.settings.settle_max)
+        world.progress = self._progress
         self._context = status.Context(pid=os.getpid(), since=world.epoch())
         self._report: reconcile.Report | None = None
         self._next_look = 0.0  # monotonic seconds; the first pass is due at once
@@ -58,27 +59,25 @@ class Daemon:
     # One turn -----------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        self._sleep()
         now = time.monotonic()
+        changed = self._units_changed()  # before any sleep: a call reads signals ahead that select would not see
         if now >= self._next_take:
-            if self._watch.take() | self._units_changed():
-                self._settle.event(now)
+            changed |= self._watch.take()
             self._next_take = now + _TAKE_S
-        self._notify.progress()
-        self._notify.ping(now)
+        if changed:
+            self._settle.event(now)
+        self._progress()
         due = self._settle.due()
-        if self._stop:
-            return
         if self._reload or now >= self._next_look or (due is not None and now >= due):
             self._pass()
+        else:
+            self._sleep()
 
     def _sleep(self) -> None:
         """Wait for an event, a signal, the broker, or the next moment something is due."""
         moments = [self._next_look, self._settle.due(), self._notify.next_ping(time.monotonic())]
         if self._settle.due() is not None:
             moments.append(self._next_take)
-        if self._reload or self._stop:
-            return
         wait = max(0.0, min(moment for moment in moments if moment is not None) - time.monotonic())
         sources = [self._read_end]
         if (bus_fd := self.world.systemd.fileno()) is not None:
@@ -98,12 +97,13 @@ class Daemon:
         reload, self._reload = self._reload, False
         if reload:
             self._notify.reloading()
-        self._notify.extend(_PASS_S)
+        if self._report is None:
+            self._notify.extend(_PASS_S)
         self._settle.done()
         self._watch.check()
         self._watch.take()  # what the pass is about to read counts as seen
         try:
-            report = self._reconciler.run()
+            report = self._reconciler.run(self._before_jobs)
         except errors.SandboxStaleError:
             raise
         except files.Locked as error:
@@ -119,6 +119,18 @@ class Daemon:
         self._watch.set_paths(watched.paths(self.world, report.inputs))
         self._watch_broker()
         self._publish(report)
+
+    def _before_jobs(self) -> None:
+        """A job for the broker waits until we are ready, because we are ordered before it: say so first.
+
+        Where the broker runs already, nobody waits for us to be ready before it starts.
+        """
+        if self._report is None:
+            self._notify.ready("applying")
+
+    def _progress(self) -> None:
+        self._notify.progress()
+        self._notify.ping(time.monotonic())
 
     def _watch_broker(self) -> None:
         with contextlib.suppress(bus.BusUnavailableError):

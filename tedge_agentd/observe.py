@@ -3,7 +3,7 @@
 import fnmatch
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import settings
 from .core import conflicts, desired, ledger, model, mosquitto_conf, observed, tedge_toml
@@ -49,6 +49,9 @@ def load(world: World) -> Inputs:
         findings += parsed.findings
         if parsed.settings is not None:
             wish = desired.derive(parsed.settings, world.accounts(system), tedge_dir=options.tedge_dir)
+            if any(finding.blocks is model.Area.BROKER for finding in parsed.findings):
+                # A value that cannot be used is absent here: that half of TLS is missing would be said of it, too.
+                wish = replace(wish, findings=tuple(f for f in wish.findings if f.code != "incomplete-tls"))
     conf, listener_path, misread = _broker_conf(world, system.user)
     findings += misread
     return Inputs(wish=wish, system=system, conf=conf, listener_path=listener_path, findings=tuple(findings))

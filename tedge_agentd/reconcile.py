@@ -1,6 +1,7 @@
 """One pass: load -> desired -> observe -> plan -> preflight -> apply -> verify -> report."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from . import apply, observe, settings
@@ -81,8 +82,10 @@ class Reconciler:
             view = self._rehearsed(view)
         return self._report(view, verdict, apply.Result(), started, begun)
 
-    def run(self) -> Report:
+    def run(self, before_jobs: Callable[[], None] = lambda: None) -> Report:
         """Run one pass. Raises files.Locked while another process runs one, and SandboxStaleError.
+
+        `before_jobs` is called before systemd is asked to reload or restart the broker, if the pass does that.
 
         A pass that dies anywhere leaves the listener file and each staged name old or new, never torn; the next one
         completes it, or rolls it back by the undo record that was durable before the first change.
@@ -97,6 +100,8 @@ class Reconciler:
                 view = self._rehearsed(view)
             result = apply.Result()
             self._remember_clients(view)
+            if any(isinstance(op, operations.ReloadBroker | operations.RestartBroker) for op in view.plan.operations):
+                before_jobs()
             self._apply_broker(view, verdict, result)
             if result.failed is not None and result.touched:
                 view, verdict = self._rescue(view, verdict, result)

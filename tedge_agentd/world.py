@@ -32,6 +32,7 @@ class World:
     settings_path: str = options.PATH
     stamp: Callable[[], model.Stamp] = now
     epoch: Callable[[], float] = time.time
+    progress: Callable[[], None] = lambda: None  # called after each step, for the watchdog
     people: users.Users = field(default_factory=users.SystemUsers)
 
     def roots(self) -> walk.Roots:

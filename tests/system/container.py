@@ -107,7 +107,7 @@ class Container:
         assert not self.running, "the gateway runs already"
         nspawn = (
             "systemd-nspawn --quiet --register=no --keep-unit --settings=no --console=pipe --link-journal=no"
-            # Without it PID 1 cannot give a unit a network of its own, and a preflight meets the live broker's sockets.
+            # Without it PID 1 cannot give a unit a network of its own: a preflight would meet the live sockets.
             " --capability=CAP_NET_ADMIN"
             " --resolv-conf=off --timezone=off --machine=gateway --network-namespace-path=/proc/1/ns/net"
             f" --directory={self._work}/root --boot"

@@ -82,20 +82,22 @@ class Inspector:
 
         Whatever the bytes are, the answer is facts and problems: a worker that crashes is a problem of that request.
         """
-        known_pairs = {digest: self._pairs.get(digest) for digest in map(_pair_digest, pairs)}
-        known_cas = {digest: self._cas.get(digest) for digest in map(_ca_digest, cas)}
-        new_pairs = {_pair_digest(pair): pair for pair in pairs if known_pairs[_pair_digest(pair)] is None}
-        new_cas = {_ca_digest(ca): ca for ca in cas if known_cas[_ca_digest(ca)] is None}
-        items = [inspection.Item.of(pair.cert, pair.key) for pair in new_pairs.values()]
+        wanted = [(_pair_digest(pair), pair) for pair in pairs]
+        wanted_cas = [(_ca_digest(ca), ca) for ca in cas]
+        found = {digest: self._pairs.get(digest) for digest, _ in wanted}
+        found_cas = {digest: self._cas.get(digest) for digest, _ in wanted_cas}
+        new = {digest: pair for digest, pair in wanted if found[digest] is None}
+        new_cas = {digest: ca for digest, ca in wanted_cas if found_cas[digest] is None}
+        items = [inspection.Item.of(pair.cert, pair.key) for pair in new.values()]
         items += [inspection.Item.of(data) for ca in new_cas.values() for _, data in ca.files]
         answers = iter(inspection.ask(items, worker=self._worker, timeout_s=self._timeout_s) if items else ())
-        found = {d: self._pairs.put(d, _pair_facts(pair, next(answers))) for d, pair in new_pairs.items()}
-        found_cas = {
-            d: self._cas.put(d, _ca_facts(ca, [next(answers) for _ in ca.files])) for d, ca in new_cas.items()
-        }
+        for digest, pair in new.items():
+            found[digest] = self._pairs.put(digest, _pair_facts(pair, next(answers)))
+        for digest, ca in new_cas.items():
+            found_cas[digest] = self._cas.put(digest, _ca_facts(ca, [next(answers) for _ in ca.files]))
         return (
-            tuple(known_pairs[digest] or found[digest] for digest in map(_pair_digest, pairs)),
-            tuple(known_cas[digest] or found_cas[digest] for digest in map(_ca_digest, cas)),
+            tuple(facts for facts in (found[digest] for digest, _ in wanted) if facts is not None),
+            tuple(facts for facts in (found_cas[digest] for digest, _ in wanted_cas) if facts is not None),
         )
 
 

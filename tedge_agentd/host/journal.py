@@ -197,7 +197,7 @@ def _escaped(char: str) -> str:
 
 def _sink(stream: TextIO, environ: Mapping[str, str]) -> Sink:
     if _is_journal(stream, environ):
-        from pystemd import journal  # noqa: PLC0415  # 7 MB with lxml, for those only who speak to the journal
+        journal = bus.low_layer("journal")
 
         return lambda priority, fields: journal.sendv(PRIORITY=str(priority), **fields)
     colours = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

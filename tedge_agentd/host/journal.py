@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from ..core import model
+from . import bus
 from .redact import Plain, redact
 
 IDENTIFIER = "tedge-agentd"

@@ -5,6 +5,8 @@ PYTHON := .venv/bin/python
 REPORTS := build/reports
 TOOLS := packaging/install-tools
 PYTEST := $(PYTHON) -m pytest
+# Gateways booted at a time by the system tests; they wait more than they compute.
+GATEWAYS ?= 2
 
 .DEFAULT_GOAL := help
 
@@ -42,7 +44,7 @@ deb: ## build dist/tedge-agentd_<version>_all.deb
 .PHONY: system
 system: tools deb ## boot gateways of both releases and test on them (as root)
 	@$(TOOLS) test
-	$(PYTEST) tests/system --junitxml=$(REPORTS)/system.xml
+	$(PYTEST) tests/system --numprocesses=$(GATEWAYS) --durations=10 --junitxml=$(REPORTS)/system.xml
 
 .PHONY: test
 test: check system ## everything: check, deb, system (as root)

@@ -1,12 +1,14 @@
 """A thin layer over pystemd's D-Bus connection: typed calls, signals as values, errors by their names."""
 
+import contextlib
 import errno
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,6 +19,7 @@ RETRY_SECONDS = 5.0
 _SIGNAL = 4  # SD_BUS_MESSAGE_SIGNAL of sd-bus.h
 _IDLE_AFTER = 4  # a step of sd_bus_process may yield nothing although messages are queued behind it
 _CLOSE = (-1, None)  # how pystemd's calls end an array, a struct or a variant
+_HANDLED = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 _DAEMON = (b"org.freedesktop.DBus", b"/org/freedesktop/DBus", b"org.freedesktop.DBus")
 _GONE = {errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED, errno.ESHUTDOWN, errno.ETIMEDOUT}
@@ -60,7 +63,8 @@ class Bus:
         os.environ.setdefault("SYSTEMD_BUS_TIMEOUT", CALL_TIMEOUT)
         self._dbus = low_layer("dbuslib").DBus()
         try:
-            self._dbus.open()
+            with _uninterrupted():
+                self._dbus.open()
         except Exception as error:
             self.close()
             raise BusUnavailableError(_describe(error)[1]) from error
@@ -81,14 +85,16 @@ class Bus:
         """
         arguments = encode(signature, values)
         try:
-            return self._dbus.call_method(*target, method.encode(), arguments).body
+            with _uninterrupted():
+                return self._dbus.call_method(*target, method.encode(), arguments).body
         except Exception as error:
             self._fail(error)
 
     def get(self, target: tuple[bytes, bytes, bytes], name: str, signature: str) -> Any:
         """Return a property, whose type must be the one given."""
         try:
-            return self._dbus.get_property(*target, name.encode(), signature.encode())
+            with _uninterrupted():
+                return self._dbus.get_property(*target, name.encode(), signature.encode())
         except Exception as error:
             self._fail(error)
 
@@ -127,6 +133,19 @@ class Bus:
         if name in _NO_ANSWER or (not name and number in _GONE):
             raise BusUnavailableError(message) from error
         raise CallError(name or errno.errorcode.get(number, "Failed"), message) from error
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put the daemon's signals off until a call is over.
+
+    sd_bus_call(3) gives up with EINTR when a handler ran: the job was asked for, and nobody knows what came of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def low_layer(name: str) -> types.ModuleType:

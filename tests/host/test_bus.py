@@ -1,7 +1,9 @@
 """What is sent to D-Bus, and what becomes of a connection that cannot be made."""
 
+import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,45 @@ def test_the_low_layer_comes_without_lxml() -> None:
     code = "import sys; from tedge_agentd.host import bus; bus.low_layer('dbuslib'); print('lxml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT)
     assert done.stdout == "False\n"
+
+
+class _Signalled:
+    """A connection during whose every call a signal comes."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self.seen, self.body = seen, "answer"
+
+    def open(self) -> None:
+        self._call("open")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def call_method(self, *_: object) -> "_Signalled":
+        self._call("call")
+        return self
+
+    def get_property(self, *_: object) -> str:
+        self._call("get")
+        return self.body
+
+    def _call(self, name: str) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        self.seen.append(name)
+
+
+def test_a_signal_waits_for_the_end_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(bus, "low_layer", lambda _: types.SimpleNamespace(DBus=lambda: _Signalled(seen)))
+    before = signal.signal(signal.SIGHUP, lambda *_: seen.append("signal"))
+    try:
+        connection = bus.Bus()
+        assert connection.call((b"", b"", b""), "Method") == "answer"
+        assert connection.get((b"", b"", b""), "Property", "s") == "answer"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == ["open", "signal", "call", "signal", "get", "signal"]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 def test_where_there_is_no_bus_it_is_a_matter_of_trying_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from .core import errors, operations
-from .host import bus, files, opened, ownership, probe, services
+from .host import bus, client_files, files, opened, ownership, probe, services, users
 from .world import World, in_sandbox
 
 
@@ -56,7 +56,8 @@ def _execute(operation: operations.Operation, world: World, look: probe.Look) ->
         case operations.VerifyBroker():
             _verify(operation, world, look)
         case operations.TryLogin():
-            outcome = probe.login(operation.client, timeout=world.settings.verify_timeout)
+            reader = client_files.ClientFiles(roots=world.roots(), account=_account(operation.user, world))
+            outcome = probe.login(operation.client, reader, timeout=world.settings.verify_timeout)
             if not outcome.accepted:
                 raise errors.InputError(outcome.text, outcome.remedy)
         case operations.RestartClient():
@@ -68,6 +69,13 @@ def _execute(operation: operations.Operation, world: World, look: probe.Look) ->
                 )
         case _:
             assert_never(operation)
+
+
+def _account(name: str, world: World) -> users.Account:
+    account = world.people.account(name)
+    if account is None:
+        raise errors.InputError(f"there is no account {name}", f"getent passwd {name}")
+    return account
 
 
 def _restore(operation: operations.RestoreStaged, world: World) -> None:

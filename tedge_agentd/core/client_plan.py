@@ -64,7 +64,7 @@ def operations_for(
     if local and (seen.broker is None or not seen.broker.is_active):
         return (), (_waits_for_broker(due),)
     restarts = tuple(operations.RestartClient(unit=unit.name, reason=reason) for unit, reason in due)
-    return (operations.TryLogin(client=wish.client), *restarts), ()
+    return (operations.TryLogin(client=wish.client, user=wish.client_user), *restarts), ()
 
 
 def _waits_for_broker(due: tuple[tuple[model.UnitFacts, str], ...]) -> model.Finding:

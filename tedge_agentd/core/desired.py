@@ -43,6 +43,7 @@ class Desired:
     external: External | None
     rules: tuple[model.FileRule, ...]
     client: model.ClientSettings
+    client_user: str
     client_values: tuple[str, ...]  # what clients read at their start, files by their paths
     agent_values: tuple[str, ...]  # what tedge-agent reads besides
     findings: tuple[model.Finding, ...] = ()
@@ -63,6 +64,7 @@ def derive(settings: model.TedgeSettings, accounts: Accounts, *, tedge_dir: str)
         external=external,
         rules=_rules(settings, accounts, tedge_dir),
         client=settings.client,
+        client_user=accounts.client_user,
         client_values=_client_values(settings),
         agent_values=(str(settings.http_bind_address or settings.external.address or bind.address),),
         findings=(*findings, *_client_findings(settings)),

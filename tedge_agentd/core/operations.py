@@ -121,6 +121,7 @@ class TryLogin:
     """Log in with the clients' own settings before a running client is restarted into them."""
 
     client: model.ClientSettings
+    user: str  # on whose behalf its files are read
 
     def describe(self) -> str:
         return f"log in at {self.client.host}:{self.client.port} with the clients' settings"

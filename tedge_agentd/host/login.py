@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from tedge_agentd.core import model
 
-from . import wire
+from . import client_files, wire
+from .client_files import ClientFiles
 
 _CA_SUFFIXES = (".pem", ".cer", ".crt")  # the files of a ca_dir that thin-edge reads (facts/thin-edge.md 2)
 _WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
@@ -45,20 +46,22 @@ class LoginResult:
         return self.outcome is Login.ACCEPTED
 
 
-def login(client: model.ClientSettings, *, timeout: float) -> LoginResult:
+def login(client: model.ClientSettings, files: ClientFiles, *, timeout: float) -> LoginResult:
     """Connect to the broker with the clients' host, port, CA, certificate, user name and password, once.
 
     As in thin-edge, TLS is on if and only if the CA settings yield a certificate, the client's certificate counts
     only together with its key, and of the password file the first line is used; an unreadable one means no password.
-    Files are read as this process's user: whether the clients may read them is not seen. A host that is a name is
-    looked up, which may take as long as the resolver does.
+    Files are read by the safe walk, which does not see whether the clients themselves may read them. A host that is a
+    name is looked up, which may take as long as the resolver does.
     """
     try:
-        context = _context(client)
+        context, password = _context(client, files), _password(client, files)
     except (OSError, ValueError) as error:
         return _unusable(client, error)
     try:
-        return _attempt(client, context, timeout)
+        return _attempt(client, context, password, timeout)
+    except PermissionError:
+        return LoginResult(outcome=Login.ACCEPTED, text=f"{_where(client)} cannot be tried from the daemon's sandbox")
     except OSError as error:
         return LoginResult(
             outcome=Login.UNREACHABLE,
@@ -68,7 +71,12 @@ def login(client: model.ClientSettings, *, timeout: float) -> LoginResult:
 
 
 def _attempt(
-    client: model.ClientSettings, context: ssl.SSLContext | None, timeout: float, *, patient: bool = False
+    client: model.ClientSettings,
+    context: ssl.SSLContext | None,
+    password: bytes | None,
+    timeout: float,
+    *,
+    patient: bool = False,
 ) -> LoginResult:
     """Connect and log in. Raises OSError where nothing listens.
 
@@ -84,7 +92,7 @@ def _attempt(
             if patient:
                 with contextlib.suppress(TimeoutError):
                     channel.read(1, wire.REFUSAL_S)
-            code = channel.login(client.username, _password(client))
+            code = channel.login(client.username, password)
             if code is None:
                 raise ConnectionResetError(errno.ECONNRESET, "connection closed")
         except OSError as error:
@@ -93,7 +101,7 @@ def _attempt(
                 return _broken(client, error, channel, tls=context is not None)
         else:
             return _answered(client, code)
-    return _attempt(client, context, timeout, patient=True)
+    return _attempt(client, context, password, timeout, patient=True)
 
 
 def _answered(client: model.ClientSettings, code: int) -> LoginResult:
@@ -117,28 +125,40 @@ _REFUSED_REMEDY = {
 }
 
 
-def _context(client: model.ClientSettings) -> ssl.SSLContext | None:
+def _context(client: model.ClientSettings, files: ClientFiles) -> ssl.SSLContext | None:
     """Return how the clients do TLS, None if they do not."""
-    authorities = _authorities(client)
+    authorities = _authorities(client, files)
     if not authorities:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.hostname_checks_common_name = False  # rustls looks at subject alternative names only
     context.load_verify_locations(cadata="\n".join(authorities))
     if client.cert_file and client.key_file:
-        context.load_cert_chain(client.cert_file, client.key_file, password=_no_passphrase)
+        _load_pair(context, files.read(client.cert_file), files.read(client.key_file))
     return context
 
 
-def _authorities(client: model.ClientSettings) -> list[str]:
+def _load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Load a pair without naming its files again: between two looks they might be other ones."""
+    descriptors = []
+    try:
+        for data in (cert, key):
+            descriptors.append(client_files.in_memory(data))
+        certfile, keyfile = (f"/proc/self/fd/{fd}" for fd in descriptors)
+        context.load_cert_chain(certfile, keyfile, password=_no_passphrase)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _authorities(client: model.ClientSettings, files: ClientFiles) -> list[str]:
     paths = [client.ca_file] if client.ca_file else []
     if client.ca_dir:
-        names = sorted(name for name in os.listdir(client.ca_dir) if name.endswith(_CA_SUFFIXES))
+        names = [name for name in files.names(client.ca_dir) if name.endswith(_CA_SUFFIXES)]
         paths += [os.path.join(client.ca_dir, name) for name in names]
     texts = []
     for path in paths:
-        with open(path, encoding="ascii", errors="ignore") as file:
-            text = file.read()
+        text = files.read(path).decode("ascii", "ignore")
         if "-----BEGIN CERTIFICATE-----" in text:
             texts.append(text)
     return texts
@@ -148,12 +168,11 @@ def _no_passphrase() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _password(client: model.ClientSettings) -> bytes | None:
+def _password(client: model.ClientSettings, files: ClientFiles) -> bytes | None:
     if client.username is None or not client.password_file:
         return None
     try:
-        with open(client.password_file, "rb") as file:
-            return file.readline().rstrip(b"\r\n")
+        return files.read(client.password_file).partition(b"\n")[0].rstrip(b"\r")
     except OSError:
         return None
 

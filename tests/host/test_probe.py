@@ -24,11 +24,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tedge_agentd.core import model
-from tedge_agentd.host import probe, wire
+from tedge_agentd.host import client_files, probe, users, walk, wire
 
 LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 NONE, SERVER, MUTUAL = model.Level.NONE, model.Level.SERVER, model.Level.MUTUAL
 LOOK = probe.Look(network=model.Network())
+ROOT = users.Account(name="root", uid=0, gid=0, groups=frozenset({0}))
+
+
+def log_in(client: model.ClientSettings, *, timeout: float) -> probe.LoginResult:
+    """Log in with files that anybody may name."""
+    files = client_files.ClientFiles(roots=walk.Roots(managed=()), account=ROOT)
+    return probe.login(client, files, timeout=timeout)
 
 
 # Certificates -----------------------------------------------------------------------------------------------
@@ -453,7 +460,7 @@ def test_clients_with_the_right_settings_can_log_in(
         more["ca_file"] = str(pki.ca.cert)
     if level is MUTUAL:
         more |= {"cert_file": str(pki.client.cert), "key_file": str(pki.client.key)}
-    result = probe.login(settings_for(healthy(level), **more), timeout=5.0)
+    result = log_in(settings_for(healthy(level), **more), timeout=5.0)
     assert result.accepted, result
 
 
@@ -463,13 +470,13 @@ def test_a_directory_of_authorities_serves_as_well_as_a_file(
     shutil.copy(pki.ca.cert, tmp_path / "ours.pem")
     shutil.copy(pki.other_ca.cert, tmp_path / "other.crt")
     (tmp_path / "README").write_text("no certificate")
-    assert probe.login(settings_for(healthy(SERVER), ca_dir=str(tmp_path)), timeout=5.0).accepted
+    assert log_in(settings_for(healthy(SERVER), ca_dir=str(tmp_path)), timeout=5.0).accepted
 
 
 def test_without_an_authority_clients_do_not_use_tls(
     healthy: Callable[[model.Level], Broker], tmp_path: Path
 ) -> None:
-    assert probe.login(settings_for(healthy(NONE), ca_dir=str(tmp_path)), timeout=5.0).accepted
+    assert log_in(settings_for(healthy(NONE), ca_dir=str(tmp_path)), timeout=5.0).accepted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -523,7 +530,7 @@ def test_wrong_settings_are_explained(healthy: Callable[[model.Level], Broker], 
         else value
         for key, value in case.settings.items()
     }
-    result = probe.login(settings_for(healthy(case.running), **more), timeout=5.0)
+    result = log_in(settings_for(healthy(case.running), **more), timeout=5.0)
     assert (result.outcome.value, result.accepted) == (case.outcome, False), result
     assert case.says in result.text
     assert result.remedy
@@ -532,20 +539,20 @@ def test_wrong_settings_are_explained(healthy: Callable[[model.Level], Broker], 
 def test_a_name_that_the_certificate_lacks_is_explained(start: StartBroker, pki: Pki, tmp_path: Path) -> None:
     elsewhere = issue(tmp_path, "elsewhere", pki.ca, sans=("gateway.example",))
     broker = start(*level_lines(SERVER, pki, elsewhere))
-    result = probe.login(settings_for(broker, ca_file=str(pki.ca.cert)), timeout=5.0)
+    result = log_in(settings_for(broker, ca_file=str(pki.ca.cert)), timeout=5.0)
     assert "is not for 127.0.0.1" in result.text
 
 
 def test_a_common_name_does_not_stand_in_for_a_missing_san(start: StartBroker, pki: Pki, tmp_path: Path) -> None:
     named = issue(tmp_path, "localhost", pki.ca)
     broker = start(*level_lines(SERVER, pki, named))
-    result = probe.login(settings_for(broker, host="localhost", ca_file=str(pki.ca.cert)), timeout=5.0)
+    result = log_in(settings_for(broker, host="localhost", ca_file=str(pki.ca.cert)), timeout=5.0)
     assert "is not for localhost" in result.text
 
 
 def test_an_expired_certificate_is_explained(start: StartBroker, pki: Pki) -> None:
     broker = start(*level_lines(SERVER, pki, pki.expired))
-    result = probe.login(settings_for(broker, ca_file=str(pki.ca.cert)), timeout=5.0)
+    result = log_in(settings_for(broker, ca_file=str(pki.ca.cert)), timeout=5.0)
     assert "not valid now: certificate has expired" in result.text
 
 
@@ -558,7 +565,7 @@ def test_an_encrypted_key_is_explained_and_asks_nobody(
         pki.client.private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, algorithm)
     )
     more = {"ca_file": str(pki.ca.cert), "cert_file": str(pki.client.cert), "key_file": str(key)}
-    assert "the key is encrypted" in probe.login(settings_for(healthy(MUTUAL), **more), timeout=5.0).text
+    assert "the key is encrypted" in log_in(settings_for(healthy(MUTUAL), **more), timeout=5.0).text
 
 
 @pytest.mark.parametrize(
@@ -572,7 +579,7 @@ def test_the_first_line_of_the_password_file_is_the_password(
     subprocess.run(["mosquitto_passwd", "-b", known, "te", "right"], check=True, capture_output=True)
     mine.write_bytes(content.encode())
     broker = start("allow_anonymous false", f"password_file {known}")
-    result = probe.login(settings_for(broker, username="te", password_file=str(mine)), timeout=5.0)
+    result = log_in(settings_for(broker, username="te", password_file=str(mine)), timeout=5.0)
     assert result.accepted is accepted
     assert result.code == (0 if accepted else 5)
 

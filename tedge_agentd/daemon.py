@@ -11,7 +11,7 @@ from types import FrameType
 
 from . import __version__, apply, reconcile, status, watched
 from .core import errors, model, settle
-from .host import bus, files, journal, notify, watch
+from .host import bus, files, journal, notify, sandbox, watch
 from .world import World
 
 SANDBOX_STALE = 75  # the unit restarts on it, to get a mount namespace that knows the new directories
@@ -48,6 +48,7 @@ class Daemon:
                 journal.stopping("told to")
             except errors.SandboxStaleError as error:
                 journal.stopping(f"{error}; systemd starts it again with the directory in its sandbox")
+                sandbox.renew(self.world.runtime_dir)
                 return SANDBOX_STALE
             finally:
                 self._notify.stopping()

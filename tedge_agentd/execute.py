@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import assert_never
 
 from .core import errors, operations
-from .host import bus, client_files, files, opened, ownership, probe, services, users
-from .world import World, in_sandbox
+from .host import bus, client_files, files, opened, ownership, probe, sandbox, services, users
+from .world import World
 
 
 def execute(operation: operations.Operation, world: World, look: probe.Look) -> None:
@@ -21,7 +21,7 @@ def execute(operation: operations.Operation, world: World, look: probe.Look) -> 
     except opened.Refused as error:
         raise errors.InputError(f"{error.path} {error.reason}", error.remedy) from error
     except OSError as error:
-        if error.errno == errno.EROFS and in_sandbox():
+        if error.errno == errno.EROFS and sandbox.may_be_stale(world.runtime_dir):
             raise errors.SandboxStaleError(f"{error.filename} is read-only in the daemon's sandbox") from error
         where = error.filename or operation.describe()
         raise errors.TransientError(f"{where}: {error.strerror}", f"df -h {where}; findmnt -T {where}") from error

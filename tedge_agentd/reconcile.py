@@ -5,16 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from . import apply, observe, settings
-from .core import errors, guards, ledger, model, observed, operations, plan
+from .core import errors, guards, ledger, listener, model, observed, operations, plan
 from .host import files, opened, state, users
 from .rehearsal import Rehearsal
 from .world import World
 
 # Nothing tells of these when they pass, so they are looked at again by the clock.
 _LOOK_AGAIN_S = 15.0
+_LOCK_S = 20.0  # below the service's WatchdogSec=
 _SILENT = frozenset(
     {
         "account-missing",
+        "broker-not-installed",
+        "broker-unit",
         "address-not-local",
         "address-not-on-interface",
         "client-login",
@@ -49,6 +52,8 @@ class Report:
     findings: tuple[model.Finding, ...]
     done: tuple[apply.Done, ...] = ()
     rolled_back: bool = False
+    verified: bool = False  # the running broker has been proven to serve what the plan says
+    serves: model.ListenerFile | None = None  # what lies on disk for the broker after the pass
     retry_in: float | None = None
     started: float = 0.0  # seconds since the epoch
     began: int = 0  # microseconds of CLOCK_MONOTONIC
@@ -91,7 +96,7 @@ class Reconciler:
         completes it, or rolls it back by the undo record that was durable before the first change.
         """
         world = self.world
-        with files.Lock(f"{world.runtime_dir}/pass.lock", wait_s=60.0):
+        with files.Lock(f"{world.runtime_dir}/pass.lock", wait_s=_LOCK_S):
             started, begun = world.epoch(), world.stamp()
             world.state.prepare()
             self._memory = world.state.load()
@@ -229,6 +234,12 @@ class Reconciler:
     def _now(self) -> float:
         return self.world.stamp().usec / 1e6
 
+    def _verified(self, view: _View, result: apply.Result) -> bool:
+        known, broker = self._memory.ledger, view.seen.broker
+        restarted = result.did((operations.RestartBroker,))
+        proven = bool(known.verified) and known.verified == known.invocation
+        return proven and result.failed is None and (restarted or (broker is not None and broker.is_active))
+
     def _report(
         self, view: _View, verdict: guards.Verdict, result: apply.Result, started: float, begun: model.Stamp
     ) -> Report:
@@ -248,11 +259,21 @@ class Reconciler:
             findings=tuple(findings),
             done=tuple(result.done),
             rolled_back=result.rolled_back,
+            verified=self._verified(view, result),
+            serves=_serves(view, result),
             retry_in=min(waits, default=None),
             started=started,
             began=begun.usec,
             duration_ms=(self.world.stamp().usec - begun.usec) / 1000,
         )
+
+
+def _serves(view: _View, result: apply.Result) -> model.ListenerFile | None:
+    """What the listener file means after the pass: the plan's, or where that left it alone, what was found."""
+    if view.plan.target is not None and result.failed is None:
+        return view.plan.target
+    data = view.seen.listener_data
+    return None if data is None else listener.parse(data).file
 
 
 def _outcome(findings: list[model.Finding], *, degraded: bool) -> Outcome:

@@ -84,7 +84,7 @@ def inputs(report: reconcile.Report) -> str:
 
 def summary(report: reconcile.Report, epoch: float) -> str:
     """One ASCII line such as `in sync: 8883 mutual on 0.0.0.0, certificate good for 364 d`."""
-    text = f"{report.outcome.value.replace('-', ' ')}: {plan.describe_target(report.plan)}"
+    text = f"{report.outcome.value.replace('-', ' ')}: {plan.describe(report.serves)}"
     served = [c for c in report.seen.certificates if c.role == "server"]
     if served and report.plan.staged is not None:
         text += f", certificate good for {days_left(served[0].facts.not_after, epoch)} d"
@@ -99,19 +99,15 @@ def days_left(not_after: int, epoch: float) -> int:
 
 
 def _listeners(report: reconcile.Report) -> list[dict[str, Any]]:
-    target = report.plan.target
-    broker = report.seen.broker
-    served = broker is not None and broker.is_active
-    failed = any(done.error and isinstance(done.operation, operations.VerifyBroker) for done in report.done)
     return [
         {
             "address": str(listener.address) if listener.address is not None else "",
             "interface": listener.interface or "",
             "port": listener.port,
             "level": listener.level.value,
-            "verified": served and not failed,
+            "verified": report.verified,
         }
-        for listener in (target.listeners if target is not None else ())
+        for listener in (report.serves.listeners if report.serves is not None else ())
     ]
 
 

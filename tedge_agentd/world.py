@@ -1,6 +1,5 @@
 """The machine a pass works on: every dependency of the steps, as parameters."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,8 +68,3 @@ def real(settings_path: str = options.PATH) -> World:
         material=Material(certificates.Inspector()),
         settings_path=settings_path,
     )
-
-
-def in_sandbox() -> bool:
-    """Whether systemd made a mount namespace for us, which shows directories that were there at its making only."""
-    return "INVOCATION_ID" in os.environ

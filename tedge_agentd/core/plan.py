@@ -13,6 +13,8 @@ def plan(
     """
     findings = [*seen.findings, *(wish.findings if wish is not None else ())]
     own, own_findings = _ownership(wish, seen)
+    if any(finding.blocks is model.Area.ALL for finding in findings):
+        own = ()
     findings += own_findings
     file = None
     if wish is not None and seen.broker_installed and seen.listener_path is not None:
@@ -133,11 +135,11 @@ def _unreadable(rule: model.FileRule, facts: model.FileFacts) -> model.Finding:
     )
 
 
-def describe_target(plan_: operations.Plan) -> str:
-    """One line: what is to be served, for status and the journal."""
-    if plan_.target is None or not plan_.target.listeners:
+def describe(file: model.ListenerFile | None) -> str:
+    """One line: what is served, for status and the journal."""
+    if file is None or not file.listeners:
         return "no listeners of ours"
     return ", ".join(
         f"{entry.port} {entry.level.value} on {entry.address or entry.interface or 'all addresses'}"
-        for entry in plan_.target.listeners
+        for entry in file.listeners
     )

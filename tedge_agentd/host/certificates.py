@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from ..core import model
 from ..core.certificate_facts import CaFacts, PairFacts, Problem
-from . import inspection, pem
+from . import client_files, inspection, pem
 
 KEPT = 64  # certificates of one CA directory that are kept and shown
 CACHED = 128
@@ -112,11 +112,8 @@ def pair_problem(combined: bytes, path: str) -> Problem | None:
     def no_password() -> str:
         raise ValueError("encrypted")
 
-    file = os.memfd_create("pair", os.MFD_CLOEXEC)
+    file = client_files.in_memory(combined)
     try:
-        view = memoryview(combined)
-        while view:
-            view = view[os.write(file, view) :]
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(f"/proc/self/fd/{file}", password=no_password)
     except ValueError as error:
         if isinstance(error, ssl.SSLError):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import pem
+from . import client_files, pem
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inspect_worker.py")
 TIMEOUT_S = 10.0  # for one process; Python, cryptography and a pair take 0.08 s on a 2-core x86 VM
@@ -107,11 +107,8 @@ def _run(worker: str, batch: Sequence[Item], deadline: float) -> list[Answer | N
 
 def _communicate(worker: str, request: str, deadline: float) -> bytes:
     """Run the worker on a request. Raises ValueError for too much output or time, or an exit status other than 0."""
-    file = os.memfd_create("request", os.MFD_CLOEXEC)  # a file, not a pipe: nobody waits for anybody
+    file = client_files.in_memory(request.encode())  # a file, not a pipe: nobody waits for anybody
     try:
-        view = memoryview(request.encode())
-        while view:
-            view = view[os.write(file, view) :]
         os.lseek(file, 0, os.SEEK_SET)
         child = subprocess.Popen(
             # -I: neither PYTHONPATH nor the current directory may decide what runs as root.

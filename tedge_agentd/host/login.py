@@ -4,6 +4,7 @@ import contextlib
 import enum
 import errno
 import os
+import socket
 import ssl
 from dataclasses import dataclass
 
@@ -60,14 +61,21 @@ def login(client: model.ClientSettings, files: ClientFiles, *, timeout: float) -
         return _unusable(client, error)
     try:
         return _attempt(client, context, password, timeout)
-    except PermissionError:
-        return LoginResult(outcome=Login.ACCEPTED, text=f"{_where(client)} cannot be tried from the daemon's sandbox")
     except OSError as error:
+        if _is_forbidden(error):
+            return LoginResult(outcome=Login.ACCEPTED, text=f"{_where(client)} is beyond what the daemon may reach")
         return LoginResult(
             outcome=Login.UNREACHABLE,
             text=f"the clients are to connect to {_where(client)}, where nothing answers: {wire.explain(error)}",
             remedy="tedge config set mqtt.client.host ...; tedge config set mqtt.client.port ...",
         )
+
+
+def _is_forbidden(error: OSError) -> bool:
+    """Whether the unit's IPAddressDeny= stopped us: at the address itself, or at a name server."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    return isinstance(error, PermissionError)
 
 
 def _attempt(

@@ -40,6 +40,7 @@ class ProbeResult:
     answer: Answer = Answer.SILENCE
     code: int | None = None  # of a CONNACK
     detail: str = ""
+    forbidden: bool = False  # we may not send there
 
     def exposed(self, level: model.Level) -> bool:
         """Whether clients are let in that the level keeps out: without encryption, or without a certificate."""
@@ -110,6 +111,8 @@ def verify(listener: model.Listener, leaf: str | None, look: Look, *, timeout: f
         left = deadline - time.monotonic()
         result = probe(listener, address, max(left, 0.1))
         problem = result.problem(listener.level, leaf)
+        if result.forbidden:
+            return None  # the unit's IPAddressDeny= keeps us from an address that it does not list: no news of it
         if problem is None or result.exposed(listener.level) or left <= pause:
             return problem
         time.sleep(pause)
@@ -160,7 +163,8 @@ def _plain(address: model.IPAddress, port: int, timeout: float) -> ProbeResult:
             seen = dataclasses.replace(seen, reachable=True)
             return _log_in(channel, seen)
     except OSError as error:
-        return dataclasses.replace(seen, detail=error.strerror or str(error))
+        forbidden = isinstance(error, PermissionError)
+        return dataclasses.replace(seen, detail=error.strerror or str(error), forbidden=forbidden)
 
 
 def _encrypted(address: model.IPAddress, port: int, timeout: float, *, patient: bool) -> ProbeResult:
@@ -184,7 +188,8 @@ def _encrypted(address: model.IPAddress, port: int, timeout: float, *, patient: 
                 return dataclasses.replace(seen, answer=Answer.CLOSED)
             return _log_in(channel, seen)
     except OSError as error:
-        return dataclasses.replace(seen, detail=error.strerror or str(error))
+        forbidden = isinstance(error, PermissionError)
+        return dataclasses.replace(seen, detail=error.strerror or str(error), forbidden=forbidden)
 
 
 def _log_in(channel: wire.Channel, seen: ProbeResult) -> ProbeResult:

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import subprocess
 
-from ..core import errors, observed, staging
+from ..core import observed, staging
 from . import files, opened
 
 _NAMES = (observed.SERVER_PAIR, observed.CLIENT_CA_FILE)
@@ -60,17 +60,14 @@ class Staged:
 
     def prepare(self, gid: int) -> None:
         """Make the directory where there is none, and put its owner and mode right."""
-        try:
-            os.makedirs(os.path.dirname(self.directory), mode=0o755, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.directory, mode=0o750)
-            there = os.stat(self.directory, follow_symlinks=False)
-            if (there.st_uid, there.st_gid) != (0, gid):
-                os.chown(self.directory, 0, gid, follow_symlinks=False)
-            if there.st_mode & 0o7777 != 0o750:
-                os.chmod(self.directory, 0o750)  # noqa: S103  # the broker's group looks names up in it
-        except OSError as error:
-            raise _failed(self.directory, error) from error
+        os.makedirs(os.path.dirname(self.directory), mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.directory, mode=0o750)
+        there = os.stat(self.directory, follow_symlinks=False)
+        if (there.st_uid, there.st_gid) != (0, gid):
+            os.chown(self.directory, 0, gid, follow_symlinks=False)
+        if there.st_mode & 0o7777 != 0o750:
+            os.chmod(self.directory, 0o750)  # noqa: S103  # the broker's group looks names up in it
         files.clean_strays(self.directory)
 
     def stage(self, name: str, content: bytes, *, uid: int, gid: int) -> None:
@@ -82,18 +79,16 @@ class Staged:
         link = f"{self.directory}/{name}"
         digest = staging.directory_digest(entries)
         made = f"{self.directory}/{name}.{digest[:16]}-{secrets.token_hex(4)}"
-        before = os.readlink(link) if os.path.islink(link) else None
         try:
             fill_ca_directory(made, entries, gid=gid)
             temporary = f"{self.directory}/.{name}.{secrets.token_hex(8)}.tedge-agentd"
             os.symlink(os.path.basename(made), temporary)
             os.rename(temporary, link)
             _sync(self.directory)
-        except OSError as error:
+        except BaseException:
             shutil.rmtree(made, ignore_errors=True)
-            raise _failed(made, error) from error
+            raise
         self._remove_directories(name, keep=os.path.basename(made))
-        assert before != os.path.basename(made)
 
     def unstage(self, name: str) -> None:
         """Remove a name that no setting needs any more."""
@@ -137,7 +132,3 @@ def _sync(directory: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _failed(path: str, error: OSError) -> errors.TransientError:
-    return errors.TransientError(f"{path}: {error.strerror or error}", f"df -h {path}; findmnt -T {path}")

@@ -49,9 +49,10 @@ class Desired:
     findings: tuple[model.Finding, ...] = ()
 
     def client_paths(self) -> tuple[str, ...]:
-        """The files whose contents clients read at their start."""
-        files = (self.client.ca_file, self.client.cert_file, self.client.key_file, self.client.password_file)
-        return tuple(path for path in files if path)
+        """The files and the directory whose contents clients read at their start."""
+        client = self.client
+        paths = (client.ca_file, client.ca_dir, client.cert_file, client.key_file, client.password_file)
+        return tuple(path for path in paths if path)
 
 
 def derive(settings: model.TedgeSettings, accounts: Accounts, *, tedge_dir: str) -> Desired:

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tedge_agentd.core import staging
 from tedge_agentd.host import staged
 

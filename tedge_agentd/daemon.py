@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import FrameType
 
-from . import __version__, apply, reconcile, status, watched
+from . import __version__, apply, cloud, metrics_file, reconcile, status, watched
 from .core import errors, model, settle
 from .host import bus, files, journal, notify, sandbox, watch
 from .world import World
@@ -30,6 +30,7 @@ class Daemon:
         self._watch = watch.Watch(self._wake)
         self._notify = notify.Notifier()
         self._settle = settle.Settle(world.settings.settle_quiet, world.settings.settle_max)
+        self._cloud = cloud.Cloud(world)
         world.progress = self._progress
         self._context = status.Context(pid=os.getpid(), since=world.epoch())
         self._report: reconcile.Report | None = None
@@ -49,9 +50,11 @@ class Daemon:
             except errors.SandboxStaleError as error:
                 journal.stopping(f"{error}; systemd starts it again with the directory in its sandbox")
                 sandbox.renew(self.world.runtime_dir)
+                self._cloud.close(coming_back=True)
                 return SANDBOX_STALE
             finally:
                 self._notify.stopping()
+                self._cloud.close()
                 self._watch.close()
                 with contextlib.suppress(errors.TedgeAgentdError):
                     self.world.systemd.close()
@@ -104,7 +107,8 @@ class Daemon:
         self._watch.check()
         self._watch.take()  # what the pass is about to read counts as seen
         try:
-            report = self._reconciler.run(self._before_jobs)
+            with self._cloud.quiet():
+                report = self._reconciler.run(self._before_jobs)
         except errors.SandboxStaleError:
             raise
         except files.Locked as error:
@@ -141,7 +145,7 @@ class Daemon:
 
     def _publish(self, report: reconcile.Report) -> None:
         world, before = self.world, self._report
-        self._report = report = replace(report, findings=(*report.findings, *self._watch_findings()))
+        report = replace(report, findings=(*report.findings, *self._watch_findings()))
         changed = before is None or before.outcome is not report.outcome
         context = self._context
         self._context = replace(
@@ -150,13 +154,20 @@ class Daemon:
             epoch=world.epoch(),
             counters=context.counters.after(report),
         )
+        self._report = report = self._with_metrics(report)
         line = status.summary(report, self._context.epoch)
         self._log_pass(before, report, line)
         status.write(f"{world.runtime_dir}/status.json", status.document(report, self._context))
         self._notify.ready(line)
+        self._cloud.tell(report, self._context, world)
         self._settle = self._settled_with(world)
         wait = world.settings.resync if report.retry_in is None else min(report.retry_in, world.settings.resync)
         self._next_look = time.monotonic() + wait
+
+    def _with_metrics(self, report: reconcile.Report) -> reconcile.Report:
+        directory = self.world.settings.metrics_dir
+        problem = metrics_file.write(directory, status.document(report, self._context)) if directory else None
+        return report if problem is None else replace(report, findings=(*report.findings, problem))
 
     def _log_pass(self, before: reconcile.Report | None, report: reconcile.Report, line: str) -> None:
         """One line a pass that did something or came out otherwise, one for each finding that comes or goes."""

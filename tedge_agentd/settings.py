@@ -44,6 +44,7 @@ class Settings:
     max_deferral: float = 3600.0
     job_timeout: float = 30.0
     verify_timeout: float = 5.0
+    metrics_dir: str = ""  # "": none are written
     log_level: str = "info"
 
     @property
@@ -105,7 +106,9 @@ def _typed(key: str, value: object, default: object) -> object:
             raise ValueError(f"log_level takes one of {', '.join(_LOG_LEVELS)}")
         case str(default_text), str() if default_text.startswith("/") and not _is_path(value):
             raise ValueError(f"{key} takes an absolute path")
-        case str(), str() if value:
+        case str(), str() if key == "metrics_dir" and value and not _is_path(value):
+            raise ValueError("metrics_dir takes an absolute path, or nothing")
+        case str(), str() if value or not default:
             return value
         case _:
             raise ValueError(f"{key} takes a string")

@@ -46,6 +46,8 @@ class Desired:
     client_user: str
     client_values: tuple[str, ...]  # what clients read at their start, files by their paths
     agent_values: tuple[str, ...]  # what tedge-agent reads besides
+    topic_root: str = "te"
+    device_topic_id: str = "device/main//"
     findings: tuple[model.Finding, ...] = ()
 
     def client_paths(self) -> tuple[str, ...]:
@@ -68,6 +70,8 @@ def derive(settings: model.TedgeSettings, accounts: Accounts, *, tedge_dir: str)
         client_user=accounts.client_user,
         client_values=_client_values(settings),
         agent_values=(str(settings.http_bind_address or settings.external.address or bind.address),),
+        topic_root=settings.topic_root,
+        device_topic_id=settings.device_topic_id,
         findings=(*findings, *_client_findings(settings)),
     )
 

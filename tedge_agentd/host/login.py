@@ -56,7 +56,7 @@ def login(client: model.ClientSettings, files: ClientFiles, *, timeout: float) -
     name is looked up, which may take as long as the resolver does.
     """
     try:
-        context, password = _context(client, files), _password(client, files)
+        context, password = tls_context(client, files), password_of(client, files)
     except (OSError, ValueError) as error:
         return _unusable(client, error)
     try:
@@ -133,7 +133,7 @@ _REFUSED_REMEDY = {
 }
 
 
-def _context(client: model.ClientSettings, files: ClientFiles) -> ssl.SSLContext | None:
+def tls_context(client: model.ClientSettings, files: ClientFiles) -> ssl.SSLContext | None:
     """Return how the clients do TLS, None if they do not."""
     authorities = _authorities(client, files)
     if not authorities:
@@ -176,7 +176,7 @@ def _no_passphrase() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _password(client: model.ClientSettings, files: ClientFiles) -> bytes | None:
+def password_of(client: model.ClientSettings, files: ClientFiles) -> bytes | None:
     if client.username is None or not client.password_file:
         return None
     try:

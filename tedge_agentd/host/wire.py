@@ -1,17 +1,20 @@
 """Just enough of MQTT 3.1.1 and TLS to ask a broker how it treats a client."""
 
 import contextlib
+import errno
 import secrets
 import select
 import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-CONNACK = 0x20
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGRESP = 0x10, 0x20, 0x30, 0x40, 0x82, 0x90, 0xD0
+RETAIN = 0x01  # of a PUBLISH
+PINGREQ = b"\xc0\x00"
 DISCONNECT = b"\xe0\x00"
 _HANDSHAKE, _CERTIFICATE = 22, 11  # record and message types of RFC 5246
 _RECORDS = {b"\x15", b"\x16"}  # alert, handshake
@@ -44,7 +47,23 @@ class Channel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
+
+    def fileno(self) -> int:
+        """The socket, to wait on. Something may have been read ahead of it: read first."""
+        return self._socket.fileno()
+
+    def renew(self, timeout: float) -> None:
+        """Set a new deadline, and forget what was received: for a connection that stays."""
+        self._deadline = time.monotonic() + timeout
+        self.received.clear()
+
+    def stay(self) -> None:
+        """Have the kernel notice when the other side is gone, which wakes nobody here."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def start_tls(self, context: ssl.SSLContext, name: str | None) -> None:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
@@ -64,13 +83,13 @@ class Channel:
 
     def login(self, username: str | None = None, password: bytes | None = None) -> int | None:
         """Send CONNECT; return the code of the CONNACK (0: accepted), None if something else came back."""
-        self._write(connect_packet(username, password))
+        self.write(connect_packet(username, password))
         answer = self.read(4)
         if len(answer) < 4 or answer[:2] != bytes([CONNACK, 2]):
             return None
         if answer[3] == 0:
             with contextlib.suppress(OSError):
-                self._write(DISCONNECT)
+                self.write(DISCONNECT)
         return answer[3]
 
     def read(self, size: int, timeout: float | None = None) -> bytes:
@@ -78,20 +97,27 @@ class Channel:
         deadline = self._deadline if timeout is None else min(self._deadline, time.monotonic() + timeout)
         data = b""
         while len(data) < size:
-            if self._tls is None:
-                part = self._receive(deadline)
-            else:
-                tls = self._tls
-                try:
-                    part = self._step(lambda: tls.read(size - len(data)), deadline)  # noqa: B023  # called at once
-                except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                    part = b""
+            part = self._some(size - len(data), deadline)
             if not part:
                 break
             data += part
         return data
 
-    def _write(self, data: bytes) -> None:
+    def read_some(self, *, wait: bool = True) -> bytes:
+        """Return what comes, b"" when the other side has closed. Without `wait`, TimeoutError if nothing came."""
+        return self._some(16384, self._deadline if wait else 0.0)
+
+    def _some(self, size: int, deadline: float) -> bytes:
+        """Return some bytes. Without TLS as many as came, which a caller that expects an answer knows."""
+        if self._tls is None:
+            return self._receive(deadline)
+        tls = self._tls
+        try:
+            return self._step(lambda: tls.read(size), deadline)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return b""
+
+    def write(self, data: bytes) -> None:
         if self._tls is None:
             self._send(data)
         else:
@@ -142,19 +168,47 @@ class Channel:
             raise TimeoutError("no answer in time")
 
 
-def connect_packet(username: str | None = None, password: bytes | None = None) -> bytes:
-    """Return a CONNECT of MQTT 3.1.1 with a clean session and a client id that is nobody's (sections 3.1, 2.2.3)."""
+# Packets (MQTT 3.1.1, section 3) ----------------------------------------------------------------------------
+
+
+def connect_packet(username: str | None = None, password: bytes | None = None, *, keepalive: int = 10) -> bytes:
+    """Return a CONNECT of MQTT 3.1.1 with a clean session and a client id that is nobody's (sections 3.1, 2.2.3).
+
+    `keepalive` in seconds is what the broker may expect a packet within; 0 turns that off.
+    """
     flags = 0x02 | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
     fields = [f"tedge-agentd-{secrets.token_hex(4)}".encode()]
     fields += [username.encode()] if username is not None else []
     fields += [password] if password is not None else []
-    body = b"\x00\x04MQTT\x04" + struct.pack(">BH", flags, 10)
-    body += b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    return packet(
+        CONNECT, b"\x00\x04MQTT\x04" + struct.pack(">BH", flags, keepalive) + b"".join(map(_string, fields))
+    )
+
+
+def publish_packet(topic: str, payload: bytes, packet_id: int) -> bytes:
+    """Return a retained PUBLISH with QoS 1."""
+    return packet(PUBLISH | 0x02 | RETAIN, _string(topic.encode()) + struct.pack(">H", packet_id) + payload)
+
+
+def subscribe_packet(filters: Sequence[str], packet_id: int) -> bytes:
+    """Return a SUBSCRIBE, QoS 0 each."""
+    return packet(
+        SUBSCRIBE, struct.pack(">H", packet_id) + b"".join(_string(name.encode()) + b"\0" for name in filters)
+    )
+
+
+def packet(kind: int, body: bytes) -> bytes:
     length, left = b"", len(body)
     while left > 127:
         length += bytes([left % 128 | 0x80])
         left //= 128
-    return b"\x10" + length + bytes([left]) + body
+    return bytes([kind]) + length + bytes([left]) + body
+
+
+def _string(data: bytes) -> bytes:
+    if len(data) > 0xFFFF:  # a user name of tedge.toml may have any length
+        raise OSError(errno.EMSGSIZE, "it is longer than the 65535 bytes that MQTT allows")
+    return struct.pack(">H", len(data)) + data
 
 
 def explain(error: OSError) -> str:

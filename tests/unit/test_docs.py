@@ -215,7 +215,7 @@ def _code(document: pathlib.Path) -> Iterator[str]:
     blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [*"\n".join(blocks).replace("\\\n", " ").splitlines(), *re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)]
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    yield from (line.partition(" # ")[0].strip() for line in (*lines, *spans))
+    yield from (line.partition(" # ")[0].strip().replace("\\|", "|") for line in (*lines, *spans))
 
 
 def _anchors(document: pathlib.Path) -> set[str]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from . import execute
-from .core import errors, ledger, model, observed, operations
-from .host import opened, ownership, probe, state
+from .core import deferral, errors, ledger, model, observed, operations
+from .host import bus, opened, ownership, probe, state
 from .world import World
 
 _CLIENT_OPERATIONS = (operations.TryLogin, operations.RestartClient)
@@ -31,6 +31,7 @@ class Result:
     failed: errors.TedgeAgentdError | None = None
     touched: bool = False  # the listener file was written, or the broker was told to read something
     rolled_back: bool = False
+    interrupted: bool = False  # somebody else stops or starts the broker just now
 
     def count(self, kind: type) -> int:
         return sum(isinstance(entry.operation, kind) for entry in self.done)
@@ -56,6 +57,10 @@ def broker_part(plan: operations.Plan, seen: observed.Observed, world: World, re
     for operation in plan.operations:
         if isinstance(operation, _CLIENT_OPERATIONS):
             continue
+        if isinstance(operation, operations.ReloadBroker | operations.RestartBroker) and _is_taken(
+            seen, world, result
+        ):
+            return
         error = _run(operation, world, look, result)
         if error is None:
             continue
@@ -69,6 +74,25 @@ def broker_part(plan: operations.Plan, seen: observed.Observed, world: World, re
         else:
             result.failed = error
             return
+
+
+def _is_taken(seen: observed.Observed, world: World, result: Result) -> bool:
+    """Whether somebody has begun to stop or start the broker since it was looked at; `tedge connect` does.
+
+    Then what lies on disk is read by that start, and the next pass sees to the rest.
+    """
+    before = seen.broker
+    if before is None or not before.is_active or seen.rescue is not observed.Rescue.NONE:
+        return False
+    try:
+        unit = world.systemd.unit(before.name)
+    except bus.BusUnavailableError:
+        return False  # the job itself will say so
+    if unit.is_active and not unit.job and unit.invocation == before.invocation:
+        return False
+    result.interrupted = True
+    result.findings.append(deferral.finding(deferral.own_job(unit), [unit.name]))
+    return True
 
 
 def _may_restart_instead(result: Result) -> bool:

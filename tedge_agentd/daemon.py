@@ -91,7 +91,7 @@ class Daemon:
             os.read(self._read_end, 4096)
 
     def _units_changed(self) -> bool:
-        """Whether the broker started, stopped or failed; who did it does not matter."""
+        """Whether the broker or a client started, stopped or failed; who did it does not matter."""
         try:
             return bool(self.world.systemd.process())
         except bus.BusUnavailableError:
@@ -122,7 +122,7 @@ class Daemon:
             self._notify.ready(f"internal error, next try in {_CRASH_RETRY_S:.0f} s")
             return
         self._watch.set_paths(watched.paths(self.world, report.inputs))
-        self._watch_broker()
+        self._watch_units(report)
         self._publish(report)
 
     def _before_jobs(self) -> None:
@@ -137,9 +137,11 @@ class Daemon:
         self._notify.progress()
         self._notify.ping(time.monotonic())
 
-    def _watch_broker(self) -> None:
+    def _watch_units(self, report: reconcile.Report) -> None:
+        """Be told when the broker or a client starts, stops or fails."""
         with contextlib.suppress(bus.BusUnavailableError):
-            self.world.systemd.watch([self.world.settings.broker_unit])
+            clients = [unit.name for unit in report.seen.clients]
+            self.world.systemd.watch([self.world.settings.broker_unit, *clients])
 
     # Saying so ----------------------------------------------------------------------------------------------
 

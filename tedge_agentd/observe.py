@@ -6,7 +6,19 @@ import stat
 from dataclasses import dataclass, replace
 
 from . import settings
-from .core import conflicts, desired, ledger, model, mosquitto_conf, observed, tedge_toml
+from .core import (
+    apparmor,
+    client_plan,
+    conflicts,
+    desired,
+    ledger,
+    leftovers,
+    model,
+    mosquitto_conf,
+    observed,
+    overrides,
+    tedge_toml,
+)
 from .host import bus, files, network, opened, ownership, users, walk
 from .world import World
 
@@ -20,6 +32,7 @@ class Inputs:
     conf: mosquitto_conf.BrokerConf | None
     listener_path: str | None
     findings: tuple[model.Finding, ...]
+    leftovers: tuple[str, ...] = ()  # listener files of ours in other places; `conf` is read without them
 
 
 # Inputs -----------------------------------------------------------------------------------------------------
@@ -54,7 +67,15 @@ def load(world: World) -> Inputs:
                 wish = replace(wish, findings=tuple(f for f in wish.findings if f.code != "incomplete-tls"))
     conf, listener_path, misread = _broker_conf(world, system.user)
     findings += misread
-    return Inputs(wish=wish, system=system, conf=conf, listener_path=listener_path, findings=tuple(findings))
+    behind = leftovers.find(conf, listener_path) if conf is not None else ()
+    return Inputs(
+        wish=wish,
+        system=system,
+        conf=leftovers.without(conf, behind) if conf is not None else None,
+        listener_path=listener_path,
+        findings=tuple(findings),
+        leftovers=behind,
+    )
 
 
 def _read_config(world: World, path: str, *, reader: str) -> tuple[bytes | None, list[model.Finding]]:
@@ -147,8 +168,10 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         broker_installed=inputs.conf is not None and account is not None,
         listener_path=inputs.listener_path,
         listener_data=_listener_data(inputs.listener_path),
+        leftovers=inputs.leftovers,
         broker=broker,
         clients=clients,
+        last_lines={unit.name: world.last_lines.of(unit) for unit in clients if client_plan.has_failed(unit)},
         files=_files(world, wish),
         uids=ids[0],
         gids=ids[1],
@@ -160,7 +183,14 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         broker_uids=frozenset({account.uid} if account is not None else ()),
         client_contents=_client_contents(world, inputs),
         ledger=known,
-        findings=(*inputs.findings, *findings, *absent, *found.findings, *_conflicts(inputs, net)),
+        findings=(
+            *inputs.findings,
+            *findings,
+            *absent,
+            *found.findings,
+            *_conflicts(inputs, net),
+            *_confined(world, inputs),
+        ),
     )
 
 
@@ -171,14 +201,34 @@ def _units(
     try:
         broker = world.systemd.unit(options.broker_unit)
         units = world.systemd.units((*options.client_units, *options.extra_client_units))
+        clients = tuple(unit for unit in units if not _is_never_restarted(unit.name))
+        beaten = {unit.name: world.environments.overrides(unit) for unit in clients if unit.is_active}
+        findings = list(overrides.findings(beaten))
     except bus.BusUnavailableError as error:
         return None, (), [_waiting("systemd-unavailable", "systemd", str(error), error.remedy, blocks=model.Area.ALL)]
-    clients = tuple(
-        unit for unit in units if not any(fnmatch.fnmatchcase(unit.name, pattern) for pattern in settings.NEVER)
-    )
     if inputs.conf is not None and broker.load_state != "loaded":
-        return broker, clients, [_no_broker_unit(broker)]
-    return broker, clients, []
+        findings.append(_no_broker_unit(broker))
+    return broker, clients, findings
+
+
+def _confined(world: World, inputs: Inputs) -> tuple[model.Finding, ...]:
+    """What AppArmor keeps from the broker, of the files it has to read."""
+    wish = inputs.wish
+    if wish is None or inputs.conf is None or inputs.listener_path is None:
+        return ()
+    profile = world.confinement.profile(world.settings.broker_binary)
+    if profile is None:
+        return ()
+    paths = [inputs.listener_path]
+    if wish.external is not None and wish.external.cert is not None:
+        paths.append(f"{world.settings.staging_dir}/{observed.SERVER_PAIR}")
+    # With the mosquitto bridge the broker reads the device's pair where it lies.
+    paths += [rule.path for rule in wish.rules if rule.role is model.Role.BROKER and rule.key.startswith("device.")]
+    return apparmor.findings(profile, paths)
+
+
+def _is_never_restarted(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.NEVER)
 
 
 def _files(world: World, wish: desired.Desired | None) -> dict[str, model.FileFacts]:

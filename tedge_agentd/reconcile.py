@@ -4,32 +4,32 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from . import apply, observe, settings
-from .core import errors, guards, ledger, listener, model, observed, operations, plan
+from . import apply, moment, observe, settings
+from .core import client_plan, deferral, errors, guards, ledger, listener, model, observed, operations, plan
 from .host import files, opened, state, users
 from .rehearsal import Rehearsal
 from .world import World
 
-# Nothing tells of these when they pass, so they are looked at again by the clock.
-_LOOK_AGAIN_S = 15.0
+# Nothing tells of these when they pass, so they are looked at again by the clock: after so many seconds.
 _LOCK_S = 20.0  # below the service's WatchdogSec=
-_SILENT = frozenset(
-    {
-        "account-missing",
-        "broker-not-installed",
-        "broker-unit",
-        "address-not-local",
-        "address-not-on-interface",
-        "client-login",
-        "clients-wait",
-        "interface-missing",
-        "interface-without-address",
-        "port-in-use",
-        "preflight-unavailable",
-        "systemd-unavailable",
-        "write-failed",
-    }
-)
+_SILENT = {
+    "account-missing": 15.0,
+    "address-not-local": 15.0,
+    "address-not-on-interface": 15.0,
+    "broker-not-installed": 15.0,
+    "broker-unit": 15.0,
+    "client-login": 15.0,
+    "client-started": 1.0,
+    "clients-wait": 15.0,
+    "deferred": 2.0,
+    "interface-missing": 15.0,
+    "interface-without-address": 15.0,
+    "port-in-use": 15.0,
+    "preflight-unavailable": 15.0,
+    "systemd-unavailable": 15.0,
+    "unit-changing": 2.0,
+    "write-failed": 15.0,
+}
 
 
 class Outcome(enum.Enum):
@@ -110,7 +110,7 @@ class Reconciler:
             self._apply_broker(view, verdict, result)
             if result.failed is not None and result.touched:
                 view, verdict = self._rescue(view, verdict, result)
-            elif result.failed is None:
+            elif result.failed is None and not result.interrupted:
                 apply.client_part(view.plan, world, result)
             return self._report(view, verdict, result, started, begun)
 
@@ -137,11 +137,23 @@ class Reconciler:
         return self._planned(view.inputs, seen)
 
     def _judged(self) -> tuple[_View, guards.Verdict]:
-        view = self._look()
-        verdict = guards.judge(self._guards, view.plan, view.seen, self._now())
+        view, held = self._at_the_right_moment(self._look())
+        verdict = guards.judge(held, view.plan, view.seen, self._now())
         if verdict.findings:
             view = self._again(view, *verdict.findings, hold=verdict.hold)
         return view, verdict
+
+    def _at_the_right_moment(self, view: _View) -> tuple[_View, guards.Guards]:
+        """Leave out the restarts that would break what is under way, for at most `max_deferral`."""
+        held, now = self._guards, self._now()
+        found = moment.look(self.world, view.inputs, view.plan)
+        if not found:
+            return view, replace(held, patience=deferral.Patience())
+        patience = held.patience.waiting(now)
+        held = replace(held, patience=patience)
+        if patience.is_over(now, self.world.settings.max_deferral):
+            return self._again(view, *(deferral.ended(activity) for activity in found)), held
+        return self._planned(view.inputs, replace(view.seen, under_way=found)), held
 
     def _rehearsed(self, view: _View) -> _View:
         """Try the plan on the side. What the broker refuses is not applied; nor is a fallback that it refuses."""
@@ -175,6 +187,9 @@ class Reconciler:
             if result.touched:
                 held = held.failure(guards.target_of(made), str(result.failed), self._now())
                 self._save(apply.failed_ledger(made, world, self._memory.ledger), held)
+            return
+        if result.interrupted:
+            self._save(apply.failed_ledger(made, world, self._memory.ledger), held)
             return
         held = guards.repaired(held, made, view.seen, self._now())
         remembered = self._memory.ledger
@@ -246,11 +261,12 @@ class Reconciler:
         findings = list(dict.fromkeys((*view.plan.findings, *result.findings)))
         if result.failed is not None:
             findings.append(_write_failed(result.failed))
+        findings += _started(result)
         if self._memory.damaged:
             findings.append(_damaged(self._memory.damaged))
         outcome = _outcome(findings, degraded=verdict.degraded)
         waits = [verdict.wait] if verdict.wait is not None else []
-        waits += [_LOOK_AGAIN_S for finding in findings if finding.code in _SILENT][:1]
+        waits += [_SILENT[finding.code] for finding in findings if finding.code in _SILENT]
         return Report(
             outcome=outcome,
             plan=view.plan,
@@ -277,13 +293,18 @@ def _serves(view: _View, result: apply.Result) -> model.ListenerFile | None:
 
 
 def _outcome(findings: list[model.Finding], *, degraded: bool) -> Outcome:
-    if degraded:
+    if degraded or any(f.code == "client-failed" and f.severity is model.Severity.ERROR for f in findings):
         return Outcome.DEGRADED
     if any(finding.blocks is not None and not finding.waits for finding in findings):
         return Outcome.BLOCKED
     if any(finding.waits for finding in findings):
         return Outcome.PENDING
     return Outcome.IN_SYNC
+
+
+def _started(result: apply.Result) -> list[model.Finding]:
+    names = [done.operation.unit for done in result.done if isinstance(done.operation, operations.RestartClient)]
+    return [client_plan.started(names)] if names else []
 
 
 def _read_settings(path: str) -> tuple[settings.Settings, tuple[model.Finding, ...]]:

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from . import settings as options
 from .core import desired, errors, model
-from .host import certificates, files, opened, services, staged, state, users, walk
+from .host import certificates, files, opened, package_lock, services, staged, state, users, walk
+from .host.apparmor import Confinement
 from .host.contents import Contents
+from .host.environments import Environments
+from .host.last_lines import LastLines
 from .material import Material
 
 
@@ -27,12 +30,19 @@ class World:
     staged: staged.Staged
     material: Material
     contents: Contents = field(default_factory=Contents)
+    confinement: Confinement = field(default_factory=Confinement)
+    last_lines: LastLines = field(default_factory=LastLines)
+    environments: Environments = field(init=False)
     runtime_dir: str = options.RUNTIME_DIR
     settings_path: str = options.PATH
+    package_lock: str = package_lock.LOCK
     stamp: Callable[[], model.Stamp] = now
     epoch: Callable[[], float] = time.time
     progress: Callable[[], None] = lambda: None  # called after each step, for the watchdog
     people: users.Users = field(default_factory=users.SystemUsers)
+
+    def __post_init__(self) -> None:
+        self.environments = Environments(self.systemd)
 
     def roots(self) -> walk.Roots:
         return walk.Roots(managed=self.settings.managed_roots, broker_dir=self.settings.broker_dir)

@@ -83,7 +83,7 @@ def choose(
     if file is not None and seen.rescue is observed.Rescue.NONE and not blocked(findings):
         return _asked(file, wish, seen)
     good = seen.ledger.last_good
-    if good is not None and good.path == seen.listener_path and seen.rescue is not observed.Rescue.INTERNAL:
+    if good is not None and seen.rescue is not observed.Rescue.INTERNAL:
         return Target(
             file=listener.parse(good.content).file,
             content=good.content,
@@ -103,7 +103,9 @@ def choose(
 def _only_external(findings: Iterable[model.Finding]) -> bool:
     """Whether what blocks is about the external listener alone, so that the internal one can be served."""
     return all(
-        finding.where.startswith(desired.EXTERNAL_KEYS) for finding in findings if finding.blocks in _BROKER_AREAS
+        finding.where.startswith(desired.EXTERNAL_KEYS) or finding.code == "ignored-key"
+        for finding in findings
+        if finding.blocks in _BROKER_AREAS
     )
 
 
@@ -146,10 +148,15 @@ def operations_for(
     stage = _stage(target, seen) if target.image is not None else _restore(seen)
     write, same_meaning = _write(target, seen, aliases)
     act = _act(target, seen, unit, same_meaning=same_meaning)
-    leftovers = [
+    unstage = [
         operations.Unstage(name=name) for name in sorted(seen.staged) if image is not None and name not in image
     ]
-    return (*stage, *write, *act, *leftovers)
+    # Before the new file: in between, a broker that starts has no port twice, and so starts.
+    moved = [
+        operations.RemoveListenerFile(path=path, reason=f"the listener file is {seen.listener_path} now")
+        for path in seen.leftovers
+    ]
+    return (*stage, *moved, *write, *act, *unstage)
 
 
 def _stage(target: Target, seen: observed.Observed) -> list[operations.Operation]:
@@ -225,7 +232,7 @@ def _act(target: Target, seen: observed.Observed, unit: str, *, same_meaning: bo
     if not broker.is_active:
         return []  # started by nobody, or about to be: it will read what lies on disk
     if target.serving is None:
-        if same_meaning:
+        if same_meaning and not seen.leftovers:
             return []
         return [operations.RestartBroker(unit=unit, reason="the listener file was removed"), verify]
     action, reason = _action(target, seen, broker, listeners, same_meaning=same_meaning)
@@ -240,7 +247,7 @@ def _act(target: Target, seen: observed.Observed, unit: str, *, same_meaning: bo
 
 def _has_failed(broker: model.UnitFacts) -> bool:
     """Failed for good, or between two of systemd's own attempts."""
-    return broker.active_state == "failed" or broker.sub_state == "auto-restart"
+    return broker.active_state == "failed" or broker.sub_state.startswith("auto-restart")
 
 
 def _action(

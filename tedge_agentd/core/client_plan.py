@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
-from . import desired, ledger, model, observed, operations
+from . import deferral, desired, ledger, model, observed, operations
 
 MQTT = "mqtt"  # what every client reads
 AGENT = "agent"  # what only tedge-agent reads
 AGENT_UNIT = "tedge-agent.service"
+
+_YOUNG_USEC = 1_000_000  # thin-edge's services end within this time if their settings are no good
 
 _CLIENT_AREAS = (model.Area.CLIENTS, model.Area.ALL)
 
@@ -40,7 +42,7 @@ def stale(
     reasons = {MQTT: "its MQTT settings or files changed", AGENT: "the address of its HTTP server changed"}
     result = []
     for unit in seen.clients:
-        if not unit.is_active:
+        if not unit.is_active or unit.job:
             continue  # stopped stays stopped; what is being started reads what lies on disk
         for group in (MQTT, AGENT) if unit.name == AGENT_UNIT else (MQTT,):
             if not ledger.started_after(unit, since[group].since, seen.now):
@@ -57,14 +59,100 @@ def operations_for(
     findings: Iterable[model.Finding],
 ) -> tuple[tuple[operations.Operation, ...], tuple[model.Finding, ...]]:
     """Return the restarts that are due, after a login with the new settings; or why they have to wait."""
+    remarks = [*failures(groups, seen), *_changing(seen), *_young(groups, seen)]
     due = stale(groups, seen)
     if not due or any(finding.blocks in _CLIENT_AREAS for finding in findings):
-        return (), ()
+        return (), tuple(remarks)
     local = wish.client.host in {"127.0.0.1", "localhost", "::1"}
     if local and (seen.broker is None or not seen.broker.is_active):
-        return (), (_waits_for_broker(due),)
-    restarts = tuple(operations.RestartClient(unit=unit.name, reason=reason) for unit, reason in due)
-    return (operations.TryLogin(client=wish.client, user=wish.client_user), *restarts), ()
+        return (), (*remarks, _waits_for_broker(due))
+    for activity in seen.under_way:
+        kept = [unit.name for unit, _ in due if deferral.keeps_client(activity, unit.name)]
+        remarks += [deferral.finding(activity, kept)] if kept else []
+    restarts = tuple(
+        operations.RestartClient(unit=unit.name, reason=reason)
+        for unit, reason in due
+        if not any(deferral.keeps_client(activity, unit.name) for activity in seen.under_way)
+    )
+    return ((operations.TryLogin(client=wish.client, user=wish.client_user), *restarts) if restarts else ()), tuple(
+        remarks
+    )
+
+
+def has_failed(unit: model.UnitFacts) -> bool:
+    """Failed for good, or between two of systemd's own attempts."""
+    return unit.active_state == "failed" or unit.sub_state.startswith("auto-restart")
+
+
+def failures(
+    groups: tuple[tuple[str, ledger.ClientInputs], ...], seen: observed.Observed
+) -> tuple[model.Finding, ...]:
+    """A finding for each client that has failed: an error if it has read the last change of its settings.
+
+    A failed client is not started again by us: systemd does that, or has given up for a reason.
+    """
+    since = dict(groups)[MQTT].since
+    result = []
+    for unit in seen.clients:
+        if not has_failed(unit):
+            continue
+        changed = since is not None and since.boot_id == seen.now.boot_id and unit.started_usec > since.usec
+        said = "; ".join(seen.last_lines.get(unit.name, ()))
+        result.append(
+            model.Finding(
+                code="client-failed",
+                severity=model.Severity.ERROR if changed else model.Severity.WARNING,
+                where=unit.name,
+                message=("it fails with its new settings" if changed else "it has failed")
+                + (f". It said last: {said}" if said else ""),
+                remedy=f"journalctl -u {unit.name} -e; systemctl restart {unit.name}",
+            )
+        )
+    return tuple(result)
+
+
+def _young(groups: tuple[tuple[str, ledger.ClientInputs], ...], seen: observed.Observed) -> tuple[model.Finding, ...]:
+    """systemd is content once a client's process exists; whether it stays with its new settings is seen later."""
+    since = dict(groups)[MQTT].since
+    names = [
+        unit.name
+        for unit in seen.clients
+        if unit.is_active
+        and since is not None
+        and ledger.started_after(unit, since, seen.now)
+        and since.boot_id == seen.now.boot_id
+        and seen.now.usec - unit.started_usec < _YOUNG_USEC
+    ]
+    return (started(names),) if names else ()
+
+
+def started(names: Iterable[str]) -> model.Finding:
+    """The finding for clients that have just been restarted."""
+    return model.Finding(
+        code="client-started",
+        severity=model.Severity.INFO,
+        where=", ".join(names),
+        message="started with new settings; whether it stays up is looked at in a second",
+        remedy="nothing to do",
+        waits=True,
+    )
+
+
+def _changing(seen: observed.Observed) -> list[model.Finding]:
+    """Somebody starts, stops or restarts a client just now; what becomes of it is looked at again."""
+    names = [unit.name for unit in seen.clients if unit.job and unit.is_active]
+    if not names:
+        return []
+    return [
+        model.Finding(
+            code="unit-changing",
+            severity=model.Severity.INFO,
+            where=", ".join(names),
+            message="systemd has a job for it that somebody has asked for",
+            remedy="systemctl list-jobs",
+            waits=True,
+        )
+    ]
 
 
 def _waits_for_broker(due: tuple[tuple[model.UnitFacts, str], ...]) -> model.Finding:

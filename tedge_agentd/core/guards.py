@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from . import backoff, ledger, model, observed, operations
+from . import backoff, deferral, ledger, model, observed, operations
 
 # Each attempt costs two restarts of the broker, so patience is cheaper than zeal.
 RETRY = backoff.Backoff(first_s=30.0, cap_s=3600.0)
@@ -19,6 +19,7 @@ class Guards:
     budget: backoff.Budget = field(default_factory=backoff.Budget)
     fight: backoff.FightDetector = field(default_factory=backoff.FightDetector)
     foreign: str = ""  # the foreign listener file that was counted last
+    patience: deferral.Patience = field(default_factory=deferral.Patience)
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -28,6 +29,7 @@ class Guards:
             "budget": self.budget.to_dict(),
             "fight": self.fight.to_dict(),
             "foreign": self.foreign,
+            "patience": self.patience.to_dict(),
         }
 
     @classmethod
@@ -45,6 +47,7 @@ class Guards:
             budget=backoff.Budget.from_dict(data.get("budget")),
             fight=backoff.FightDetector.from_dict(data.get("fight")),
             foreign=text("foreign"),
+            patience=deferral.Patience.from_dict(data.get("patience")),
         )
 
     def failure(self, target: str, reason: str, now: float) -> "Guards":

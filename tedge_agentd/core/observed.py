@@ -4,7 +4,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from . import model
+from . import deferral, model
 from .ledger import Ledger
 
 SERVER_PAIR = "server.pem"
@@ -58,7 +58,9 @@ class Observed:
     listener_path: str | None
     listener_data: bytes | None  # None: there is no such file
     broker: model.UnitFacts | None  # None: systemd could not be asked
+    leftovers: tuple[str, ...] = ()  # listener files of ours in places that are no longer theirs
     clients: tuple[model.UnitFacts, ...] = ()
+    last_lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of failed clients, by unit
     files: Mapping[str, model.FileFacts] = field(default_factory=dict)  # by the rule's path
     uids: Mapping[str, int] = field(default_factory=dict)
     gids: Mapping[str, int] = field(default_factory=dict)
@@ -72,4 +74,5 @@ class Observed:
     certificates: tuple[CertificateInUse, ...] = ()
     findings: tuple[model.Finding, ...] = ()
     rescue: Rescue = Rescue.NONE
+    under_way: tuple[deferral.Activity, ...] = ()  # what the restarts of a plan would break
     hold: bool = False  # leave everything of the broker alone, whatever is found

@@ -1,6 +1,6 @@
 """Turn "what should be" and "what is" into an ordered tuple of operations."""
 
-from . import broker_plan, client_plan, desired, ledger, model, observed, operations, ownership
+from . import broker_plan, client_plan, deferral, desired, ledger, model, observed, operations, ownership
 
 
 def plan(
@@ -27,12 +27,16 @@ def plan(
         if target is not None:
             aliases = _aliases(wish, staging_dir)
             broker = broker_plan.operations_for(target, seen, unit=broker_unit, aliases=aliases)
+            waits = _not_now(broker, seen)
+            if waits:
+                findings += waits
+                target, broker = None, ()
     groups: tuple[tuple[str, ledger.ClientInputs], ...] = ()
     clients: tuple[operations.Operation, ...] = ()
     if wish is not None:
         groups = client_plan.inputs(wish, seen)
-        clients, waits = client_plan.operations_for(groups, wish, seen, findings)
-        findings += waits
+        clients, remarks = client_plan.operations_for(groups, wish, seen, findings)
+        findings += remarks
     return operations.Plan(
         findings=tuple(dict.fromkeys(findings)),
         operations=(*own, *broker, *clients),
@@ -54,6 +58,17 @@ def _aliases(wish: desired.Desired | None, staging_dir: str) -> dict[str, str]:
         return {}
     pair = f"{staging_dir}/{observed.SERVER_PAIR}"
     return {external.cert: pair, external.key: pair}
+
+
+def _not_now(due: tuple[operations.Operation, ...], seen: observed.Observed) -> list[model.Finding]:
+    """Why a running broker is not restarted now: then nothing of it is changed. One that is down is brought back."""
+    broker = seen.broker
+    if broker is None or not any(isinstance(op, operations.RestartBroker | operations.ReloadBroker) for op in due):
+        return []
+    busy = [deferral.own_job(broker)] if broker.job else []
+    if broker.is_active and any(isinstance(op, operations.RestartBroker) for op in due):
+        busy += [activity for activity in seen.under_way if deferral.keeps_broker(activity)]
+    return [deferral.finding(activity, [broker.name]) for activity in busy]
 
 
 # Ownership --------------------------------------------------------------------------------------------------

@@ -82,6 +82,10 @@ class Systemd(manager.Manager):
         """Return the `NAME=value` assignments of the unit's Environment= lines; of a missing unit, none."""
         return tuple(manager.text(entry) for entry in self._service(name, "Environment", "as", ()))
 
+    def environment_files(self, name: str) -> tuple[str, ...]:
+        """Return the paths of the unit's EnvironmentFile= lines, as written; of a missing unit, none."""
+        return tuple(manager.text(row[0]) for row in self._service(name, "EnvironmentFiles", "a(sb)", ()))
+
     def command(self, name: str) -> tuple[str, ...]:
         """Return the words of the unit's ExecStart=, the program's path first; of a missing unit, none."""
         lines = self._service(name, "ExecStart", "a(sasbttttuii)", ())

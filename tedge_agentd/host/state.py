@@ -143,13 +143,21 @@ class State:
         `restore` is read by the package's postrm, which has no Python any more: the path, then `saved` or `none`.
         """
         there = f"{self.directory}/originals"
-        if os.path.exists(f"{there}/restore"):
+        if os.path.exists(f"{there}/restore") and not self._is_moved_from_nothing(path):
             return
         if data is not None and owner is not None:
             uid, gid, mode = owner
             files.replace(f"{there}/listener.conf", data, mode=mode, uid=uid, gid=gid)
         verdict = "saved" if data is not None else "none"
         files.replace(f"{there}/restore", f"{path}\n{verdict}\n".encode(), mode=0o600, uid=0, gid=0)
+
+    def _is_moved_from_nothing(self, path: str) -> bool:
+        """Whether the record is of an earlier place of the listener file, where there was none before us."""
+        try:
+            lines = files.read_limited(f"{self.directory}/originals/restore").decode().splitlines()
+        except (opened.Refused, UnicodeDecodeError):
+            return False
+        return len(lines) == 2 and lines[0] != path and lines[1] == "none"
 
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
         text = json.dumps(data, indent=1, sort_keys=True)

@@ -58,7 +58,7 @@ def carried_out(made: operations.Plan, seen: observed.Observed) -> observed.Obse
     unit, data, staged = seen.broker, seen.listener_data, dict(seen.staged)
     files = dict(seen.files)
     clients = {client.name: client for client in seen.clients}
-    verified, wrote = seen.ledger.verified, False
+    verified, wrote, behind = seen.ledger.verified, False, list(seen.leftovers)
     for op in made.operations:
         match op:
             case operations.Own():
@@ -77,6 +77,8 @@ def carried_out(made: operations.Plan, seen: observed.Observed) -> observed.Obse
                 del staged[op.name]
             case operations.WriteListenerFile():
                 data, wrote = op.content, True
+            case operations.RemoveListenerFile(path=path) if path in behind:
+                behind.remove(path)
             case operations.RemoveListenerFile():
                 data, wrote = None, True
             case operations.RestartBroker():
@@ -107,6 +109,7 @@ def carried_out(made: operations.Plan, seen: observed.Observed) -> observed.Obse
         now=now,
         broker=unit,
         listener_data=data,
+        leftovers=tuple(behind),
         staged=staged,
         files=files,
         clients=tuple(clients.values()),
@@ -157,6 +160,7 @@ def machines(draw: st.DrawFn) -> observed.Observed:
         listener_data=draw(st.sampled_from([None, b"", b"\0", b"listener 1883\n", thin_edge])),
         pair=pair(draw(st.sampled_from("12")), draw(st.sampled_from(["EC", "RSA"]))),
         client_cas=observed.ClientCas(is_dir=draw(st.booleans()), certificates=certificates),
+        leftovers=draw(st.sampled_from([(), ("/etc/mosquitto/conf.d/tedge-mosquitto.conf",)])),
         staged=draw(st.dictionaries(st.sampled_from(["server.pem", "client-ca.pem", "client-ca"]), st.just("x"))),
         clients=(
             model.UnitFacts(name="tedge-agent.service", load_state="loaded", active_state="active", started_usec=10),
@@ -244,8 +248,8 @@ def test_files_come_before_the_broker_and_clients_after_its_proof(
         operations.Own,
         operations.Stage,
         operations.StageDirectory,
-        operations.WriteListenerFile,
         operations.RemoveListenerFile,
+        operations.WriteListenerFile,
         operations.ReloadBroker,
         operations.RestartBroker,
         operations.VerifyBroker,

@@ -546,3 +546,31 @@ def test_an_account_that_cannot_be_one_blocks_everything(data: bytes, where: str
     system, (finding,) = tedge_toml.parse_system(data, SYSTEM)
     assert system == SystemSettings()
     assert (finding.code, finding.where, finding.blocks) == (code, f"{SYSTEM}:{where}", Area.ALL)
+
+
+@pytest.mark.parametrize(
+    ("line", "blocks"),
+    [
+        ('external.certfile = "/a"', True),
+        ('external.keyfile = "/a"', True),
+        ('external.capath = "/a"', True),
+        ('external_certfile = "/a"', True),
+        ('external_bind_address = "192.0.2.1"', True),
+        ('external_bind_interface = "eth0"', True),
+        ('bind_address = "127.0.0.1"', False),
+        ('client.cafile = "/a"', False),
+    ],
+)
+def test_an_old_spelling_that_would_protect_a_listener_keeps_it_shut(line: str, blocks: bool) -> None:
+    """thin-edge itself would open the port without what the ignored key asks for."""
+    opened = parse(f'[config]\nversion = "2"\n[mqtt]\nexternal.bind.port = 8883\n{line}\n')
+    found = [finding for finding in opened.findings if finding.code == "ignored-key"]
+    assert [finding.blocks is Area.BROKER for finding in found] == [blocks]
+    alone = parse(f'[config]\nversion = "2"\n[mqtt]\n{line}\n')
+    assert not any(finding.blocks for finding in alone.findings), "nothing asks for a listener"
+
+
+def test_a_flood_of_ignored_keys_does_not_hide_the_one_that_counts() -> None:
+    flood = "".join(f"x{number} = 1\n" for number in range(50))
+    data = f'[config]\nversion = "2"\n[mqtt]\n{flood}external.bind.port = 8883\nexternal.certfile = "/a"\n'
+    assert any(finding.blocks is Area.BROKER for finding in parse(data).findings)

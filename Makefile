@@ -58,6 +58,11 @@ demo: tools deb ## show what the daemon does, on a gateway that is booted for it
 	@$(TOOLS) test
 	$(PYTHON) -m tests.system.demo
 
+.PHONY: bench
+bench: tools deb ## measure how long things take, beside a .path unit with a shell script (as root)
+	@$(TOOLS) test
+	$(PYTHON) -m tests.bench
+
 .PHONY: clean
 clean: ## remove what the targets above have made
 	rm -rf build dist .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

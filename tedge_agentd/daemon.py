@@ -15,6 +15,7 @@ from .host import bus, files, journal, notify, sandbox, watch
 from .world import World
 
 SANDBOX_STALE = 75  # the unit restarts on it, to get a mount namespace that knows the new directories
+_REHEARSE_S = 0.03  # of quiet: one command's own writes are closer together
 _TAKE_S = 0.01  # events are counted at most this often, so that a flood of them costs next to nothing
 _CRASH_RETRY_S = 30.0
 _PASS_S = 60.0  # how long the first pass may take before systemd gives up on the start
@@ -36,6 +37,7 @@ class Daemon:
         self._report: reconcile.Report | None = None
         self._next_look = 0.0  # monotonic seconds; the first pass is due at once
         self._next_take = 0.0
+        self._rehearsed: float | None = None  # the last change that a rehearsal has seen
         self._stop = False
         self._reload = False
 
@@ -74,14 +76,30 @@ class Daemon:
         due = self._settle.due()
         if self._reload or now >= self._next_look or (due is not None and now >= due):
             self._pass()
+        elif self._rehearse_at() is not None and now >= (self._rehearse_at() or 0.0):
+            self._rehearse()
         else:
             self._sleep()
+
+    def _rehearse_at(self) -> float | None:
+        """When to use the rest of the settle time; None when there is nothing to settle, or it has been used."""
+        last = self._settle.last()
+        return None if last is None or last == self._rehearsed else last + _REHEARSE_S
+
+    def _rehearse(self) -> None:
+        """Inspect certificates and try the candidate while the burst settles: the pass then finds both done.
+
+        Nothing is decided here. What goes wrong will go wrong again in the pass, which reports it.
+        """
+        self._rehearsed = self._settle.last()
+        with contextlib.suppress(Exception):
+            self._reconciler.preview()
 
     def _sleep(self) -> None:
         """Wait for an event, a signal, the broker, or the next moment something is due."""
         moments = [self._next_look, self._settle.due(), self._notify.next_ping(time.monotonic())]
         if self._settle.due() is not None:
-            moments.append(self._next_take)
+            moments += [self._next_take, self._rehearse_at()]
         wait = max(0.0, min(moment for moment in moments if moment is not None) - time.monotonic())
         sources = [self._read_end]
         if (bus_fd := self.world.systemd.fileno()) is not None:

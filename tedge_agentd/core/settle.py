@@ -28,6 +28,10 @@ class Settle:
             return None
         return min(self._last + self.quiet_s, self._first + self.max_s)
 
+    def last(self) -> float | None:
+        """Return the moment of the burst's last change so far; None when nothing changed."""
+        return None if self._first is None else self._last
+
     def done(self) -> None:
         """Forget the burst: call it when its pass begins, so that what changes meanwhile starts the next one."""
         self._first = None

@@ -68,3 +68,13 @@ def test_nothing_is_due_after_done_until_the_next_event() -> None:
     assert settle.due() is None
     settle.event(7.0)
     assert settle.due() == 7.1
+
+
+def test_the_last_change_of_a_burst_is_known_until_its_pass_begins() -> None:
+    burst = Settle()
+    assert burst.last() is None
+    burst.event(1.0)
+    burst.event(1.5)
+    assert burst.last() == 1.5
+    burst.done()
+    assert burst.last() is None

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .core import certificate_facts, desired, model, observed
+from .core import certificate_facts, desired, model, observed, remarks
 from .host import certificates, opened, pem, users, walk
 
-EXTERNAL = desired.EXTERNAL_KEYS
+EXTERNAL, AUTH = desired.EXTERNAL_KEYS, desired.CLIENT_KEYS
+_SERVER_ROLES, _CLIENT_ROLES = ("server", "client CA"), ("client", "broker CA")
 _CA_NAMES = (".pem", ".crt", ".cer")  # what thin-edge takes for certificates in a directory
 
 
@@ -38,24 +39,40 @@ class Material:
         self._inspector = inspector
         self._directories: dict[str, tuple[object, tuple[tuple[str, bytes], ...]]] = {}
 
-    def read(self, wish: desired.Desired | None, roots: walk.Roots, broker: users.Account | None) -> Found:
-        """Return the server's pair and the client CA as their sources are now. Unchanged files start no process."""
-        external = wish.external if wish is not None else None
-        if external is None or external.cert is None or external.key is None or broker is None:
+    def read(
+        self,
+        wish: desired.Desired | None,
+        roots: walk.Roots,
+        broker: users.Account | None,
+        client: users.Account | None,
+        now: float,
+    ) -> Found:
+        """Return the server's pair and the client CA as their sources are now. Unchanged files start no process.
+
+        `now` is seconds since the epoch: what ends soon is a finding, also of what the clients use.
+        """
+        if wish is None:
             return Found()
+        theirs, their_cas = _client_requests(wish, roots, client)
+        external = wish.external
+        if external is None or external.cert is None or external.key is None or broker is None:
+            pairs, cas = self._inspector.inspect(theirs, their_cas)
+            return Found(in_use=_in_use(pairs, cas, _CLIENT_ROLES), findings=remarks.client(pairs, cas, now))
         cert = _file(f"{EXTERNAL}.cert_file", external.cert, roots, broker)
         key = _file(f"{EXTERNAL}.key_file", external.key, roots, broker)
         refused = [source.finding for source in (cert, key) if source.finding is not None]
-        requests = []
+        ours = []
         if cert.data is not None and key.data is not None:
-            requests.append(
+            ours.append(
                 certificates.PairRequest(cert_path=cert.path, cert=cert.data, key_path=key.path, key=key.data)
             )
         sources, is_dir, ca_refused = self._ca_files(external.client_ca, roots, broker)
-        ca_requests = []
+        our_cas = []
         if external.client_ca is not None and not ca_refused:
-            ca_requests.append(certificates.CaRequest(path=external.client_ca, files=sources))
-        pairs, cas = self._inspector.inspect(requests, ca_requests)
+            our_cas.append(certificates.CaRequest(path=external.client_ca, files=sources))
+        all_pairs, all_cas = self._inspector.inspect([*ours, *theirs], [*our_cas, *their_cas])
+        pairs, their_pairs = all_pairs[: len(ours)], all_pairs[len(ours) :]
+        cas, their_facts = all_cas[: len(our_cas)], all_cas[len(our_cas) :]
         pair = observed.Pair(findings=tuple(refused))
         if pairs:
             assert cert.data is not None
@@ -66,7 +83,15 @@ class Material:
             client_cas = observed.ClientCas(is_dir=is_dir, findings=ca_refused)
             if cas:
                 client_cas = _client_cas(cas[0], sources, is_dir=is_dir)
-        return Found(pair=pair, client_cas=client_cas, in_use=tuple(_in_use(pairs, cas)))
+        return Found(
+            pair=pair,
+            client_cas=client_cas,
+            in_use=(*_in_use(pairs, cas, _SERVER_ROLES), *_in_use(their_pairs, their_facts, _CLIENT_ROLES)),
+            findings=(
+                *remarks.server(pairs, cas, now, wish),
+                *remarks.client(their_pairs, their_facts, now),
+            ),
+        )
 
     def _ca_files(
         self, path: str | None, roots: walk.Roots, reader: users.Account
@@ -105,9 +130,11 @@ def _entries(
             yield path, b""  # the inspection reports it as a file without a certificate
 
 
-def _file(key: str, path: str, roots: walk.Roots, reader: users.Account) -> _Source:
+def _file(
+    key: str, path: str, roots: walk.Roots, reader: users.Account, role: model.Role = model.Role.BROKER
+) -> _Source:
     try:
-        with walk.open_source(path, roots, model.Role.BROKER, reader) as source:
+        with walk.open_source(path, roots, role, reader) as source:
             return _Source(key=key, path=path, data=opened.read(source))
     except opened.Refused as error:
         return _Source(key=key, path=path, finding=_refused(key, error))
@@ -210,11 +237,31 @@ def _client_cas(
 
 
 def _in_use(
-    pairs: tuple[certificate_facts.PairFacts, ...], cas: tuple[certificate_facts.CaFacts, ...]
-) -> Iterator[observed.CertificateInUse]:
-    for facts in pairs:
-        if facts.leaf is not None:
-            yield observed.CertificateInUse(facts=facts.leaf, role="server")
-    for ca in cas:
-        for certificate in ca.certificates:
-            yield observed.CertificateInUse(facts=certificate, role="client CA")
+    pairs: tuple[certificate_facts.PairFacts, ...], cas: tuple[certificate_facts.CaFacts, ...], roles: tuple[str, str]
+) -> tuple[observed.CertificateInUse, ...]:
+    leaves = [facts.leaf for facts in pairs if facts.leaf is not None]
+    authorities = [certificate for facts in cas for certificate in facts.certificates]
+    return (
+        *(observed.CertificateInUse(facts=leaf, role=roles[0]) for leaf in leaves),
+        *(observed.CertificateInUse(facts=certificate, role=roles[1]) for certificate in authorities),
+    )
+
+
+def _client_requests(
+    wish: desired.Desired, roots: walk.Roots, client: users.Account | None
+) -> tuple[list[certificates.PairRequest], list[certificates.CaRequest]]:
+    """What the clients log in with, to be looked at for its end: whether it works is tried by logging in."""
+    pairs: list[certificates.PairRequest] = []
+    cas: list[certificates.CaRequest] = []
+    named = wish.client
+    if client is None:
+        return pairs, cas
+    if named.cert_file and named.key_file:
+        cert = _file(f"{AUTH}.cert_file", named.cert_file, roots, client, model.Role.CLIENT)
+        if cert.data is not None:
+            pairs.append(certificates.PairRequest(cert_path=cert.path, cert=cert.data))
+    if named.ca_file:
+        ca = _file(f"{AUTH}.ca_file", named.ca_file, roots, client, model.Role.CLIENT)
+        if ca.data is not None:
+            cas.append(certificates.CaRequest(path=ca.path, files=((ca.path, ca.data),)))
+    return pairs, cas

@@ -161,7 +161,8 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
     broker, clients, findings = _units(world, inputs)
     ids, absent = _ids(world, inputs)
     account = world.people.account(world.settings.broker_user)
-    found = world.material.read(wish, world.roots(), account)
+    client = world.people.account(inputs.system.user)
+    found = world.material.read(wish, world.roots(), account, client, world.epoch())
     net = _network(wish)
     return observed.Observed(
         now=world.stamp(),

@@ -1,8 +1,8 @@
 """The staging directory: each name old or new, whole, and nobody's but root's to change."""
 
 import os
-import time
 import subprocess
+import time
 from pathlib import Path
 
 import pytest

@@ -169,6 +169,7 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         broker_installed=inputs.conf is not None and account is not None,
         listener_path=inputs.listener_path,
         listener_data=_listener_data(inputs.listener_path),
+        listener_clashes=_clashes(inputs, net),
         leftovers=inputs.leftovers,
         broker=broker,
         clients=clients,
@@ -308,6 +309,12 @@ def _conflicts(inputs: Inputs, net: model.Network) -> tuple[model.Finding, ...]:
         ),
     )
     return conflicts.find(inputs.conf, inputs.listener_path, wanted, net.interfaces)
+
+
+def _clashes(inputs: Inputs, net: model.Network) -> bool:
+    if inputs.conf is None or inputs.listener_path is None:
+        return False
+    return conflicts.clash(inputs.conf, inputs.listener_path, net.interfaces)
 
 
 def _is_everywhere(address: model.IPAddress | None) -> bool:

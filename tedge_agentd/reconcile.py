@@ -191,7 +191,8 @@ class Reconciler:
         if result.interrupted:
             self._save(apply.failed_ledger(made, world, self._memory.ledger), held)
             return
-        held = guards.repaired(held, made, view.seen, self._now())
+        if result.did((operations.WriteListenerFile,)):
+            held = guards.repaired(held, made, view.seen, self._now())
         remembered = self._memory.ledger
         if made.serving is not None or apply.touches_broker(made):
             remembered = apply.remember(made, view.seen, result, world, remembered)

@@ -1,6 +1,8 @@
 """The preflight of a plan: would the real broker start with exactly this, before anything running is touched?"""
 
-from .core import candidate, errors, ledger, listener, model, observed, operations, staging
+import posixpath
+
+from .core import candidate, errors, ledger, model, observed, operations, staging
 from .host import bus, preflight, services
 from .observe import Inputs
 from .world import World
@@ -21,8 +23,8 @@ class Rehearsal:
         assert inputs.conf is not None
         assert plan.path is not None
         data = seen.listener_data if plan.content is None else plan.content
-        if data is not None and plan.content is None and listener.is_ours(data):
-            data = None  # the plan removes it
+        if any(isinstance(op, operations.RemoveListenerFile) and op.path == plan.path for op in plan.operations):
+            data = None
         trial = candidate.candidate(
             inputs.conf, plan.path, data, interfaces=seen.network.interfaces, sandbox=candidate.Sandbox()
         )
@@ -34,7 +36,9 @@ class Rehearsal:
         try:
             result = preflight.preflight(
                 world.systemd,
-                preflight.Candidate(files=trial.files, staged=staged, staging_dir=options.staging_dir),
+                preflight.Candidate(
+                    files=trial.files, directories=_emptied(plan), staged=staged, staging_dir=options.staging_dir
+                ),
                 preflight.Broker(
                     command=(options.broker_binary, "-c", options.broker_config),
                     main_conf=options.broker_config,
@@ -52,6 +56,12 @@ class Rehearsal:
         while len(self._accepted) > _MEMORY:
             self._accepted.pop(next(iter(self._accepted)))
         return None
+
+
+def _emptied(plan: operations.Plan) -> tuple[str, ...]:
+    """The directories that lose a file, and with it perhaps their last."""
+    removals = (op.path for op in plan.operations if isinstance(op, operations.RemoveListenerFile))
+    return tuple(dict.fromkeys(posixpath.dirname(path) for path in removals))
 
 
 def _keys(inputs: Inputs, staging_dir: str) -> dict[str, str]:

@@ -203,7 +203,9 @@ def _write(
     path, data = seen.listener_path, seen.listener_data
     assert path is not None
     if target.content is None or target.file is None:
-        if data is not None and listener.is_ours(data):
+        # What thin-edge wrote before stays with it, unless no broker would start with it: `tedge refresh-bridges`
+        # writes the file although mqtt.bind.enabled = false (facts/thin-edge.md 0.7).
+        if data is not None and (listener.is_ours(data) or seen.listener_clashes):
             reason = "mqtt.bind.enabled = false and nothing external is asked for"
             return [operations.RemoveListenerFile(path=path, reason=reason)], False
         return [], True

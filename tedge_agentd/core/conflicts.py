@@ -38,6 +38,14 @@ def find(
     )
 
 
+def clash(conf: BrokerConf, listener_file: str, interfaces: Mapping[str, model.Interface]) -> bool:
+    """Whether the listener file as it is gets in the way of another file's listeners, so that no broker starts."""
+    path = absolute(listener_file)
+    own = [found for found in conf.listeners if absolute(found.file) == path]
+    others = [found for found in conf.listeners if absolute(found.file) != path]
+    return any(_collide(one, other, interfaces) for one in own for other in others)
+
+
 # Addresses --------------------------------------------------------------------------------------------------
 
 

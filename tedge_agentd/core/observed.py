@@ -58,6 +58,7 @@ class Observed:
     listener_path: str | None
     listener_data: bytes | None  # None: there is no such file
     broker: model.UnitFacts | None  # None: systemd could not be asked
+    listener_clashes: bool = False  # the listener file, whoever wrote it, overlaps with another file's listeners
     leftovers: tuple[str, ...] = ()  # listener files of ours in places that are no longer theirs
     clients: tuple[model.UnitFacts, ...] = ()
     last_lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of failed clients, by unit

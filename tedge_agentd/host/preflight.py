@@ -35,11 +35,13 @@ class Candidate:
     """The whole configuration to try, as the broker would find it.
 
     `files`: absolute path -> content of every configuration file, what is included as well; a `*.conf` file that
-    stands in one of their directories and is not among them counts as removed. `staged`: name -> content of the
-    staging directory. Addresses must have been rewritten to loopback ones: nothing else exists in the sandbox.
+    stands in one of their directories, or of `directories`, and is not among them counts as removed. `staged`:
+    name -> content of the staging directory. Addresses must have been rewritten to loopback ones: nothing else exists
+    in the sandbox.
     """
 
     files: Mapping[str, bytes]
+    directories: tuple[str, ...] = ()
     staged: Mapping[str, bytes] = field(default_factory=dict)
     staging_dir: str = "/etc/mosquitto/certs/tedge-agentd"
 
@@ -192,6 +194,9 @@ def _lay_out(layout: _Layout, candidate: Candidate, broker: Broker) -> None:
         names = {os.path.basename(other) for other in candidate.files if os.path.dirname(other) == directory}
         ours = layout.replace_directory(directory, functools.partial(_is_replaced, names))
         layout.write(os.path.join(ours, name), content)
+    for directory in candidate.directories:
+        if os.path.isdir(directory):
+            layout.replace_directory(directory, functools.partial(_is_replaced, frozenset()))
     staged = layout.replace_directory(candidate.staging_dir, _everything)
     for name, content in candidate.staged.items():
         os.makedirs(os.path.dirname(os.path.join(staged, name)), exist_ok=True)

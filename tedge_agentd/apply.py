@@ -24,14 +24,27 @@ class Done:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What executing came to. `failed` is why the broker does not serve the plan; then it has to be undone."""
+    """What executing came to. `failed` is why the plan was not carried out to its end."""
 
     done: list[Done] = field(default_factory=list)
     findings: list[model.Finding] = field(default_factory=list)
     failed: errors.TedgeAgentdError | None = None
-    touched: bool = False  # the listener file was written, or the broker was told to read something
     rolled_back: bool = False
     interrupted: bool = False  # somebody else stops or starts the broker just now
+
+    @property
+    def told(self) -> bool:
+        """Whether the broker was told to read something, or would have been if systemd had taken the job."""
+        return self.count(operations.ReloadBroker) + self.count(operations.RestartBroker) > 0
+
+    @property
+    def must_be_undone(self) -> bool:
+        """Whether the broker runs, or does not, with something that it does not serve.
+
+        Where the machine failed us instead (no space, no D-Bus) nothing is undone: what lies on disk is old or new,
+        both were accepted by a preflight, and the next pass carries on from there.
+        """
+        return self.told and isinstance(self.failed, errors.VerifyError)
 
     def count(self, kind: type) -> int:
         return sum(isinstance(entry.operation, kind) for entry in self.done)
@@ -66,6 +79,8 @@ def broker_part(plan: operations.Plan, seen: observed.Observed, world: World, re
             continue
         if isinstance(operation, operations.Own):
             result.findings.append(_own_finding(operation, error))
+        elif isinstance(operation, operations.Unstage):
+            result.findings.append(_leftover_finding(operation, error))
         elif isinstance(operation, operations.VerifyBroker) and _may_restart_instead(result):
             error = _restart_instead(operation, world, look, result)
             if error is not None:
@@ -126,10 +141,6 @@ def _run(
     operation: operations.Operation, world: World, look: probe.Look, result: Result
 ) -> errors.TedgeAgentdError | None:
     """Execute one operation and note it; return what went wrong. SandboxStaleError goes through to the daemon."""
-    if isinstance(operation, operations.WriteListenerFile | operations.RemoveListenerFile):
-        result.touched = True
-    if isinstance(operation, operations.ReloadBroker | operations.RestartBroker):
-        result.touched = True
     begun = time.monotonic()
     failed: errors.TedgeAgentdError | None = None
     try:
@@ -208,10 +219,16 @@ def run_all(todo: Iterable[operations.Operation], seen: observed.Observed, world
 # Remembering ------------------------------------------------------------------------------------------------
 
 
-def remember(
-    plan: operations.Plan, seen: observed.Observed, result: Result, world: World, before: ledger.Ledger
+def remember(  # noqa: PLR0913  # a pass in all its parts
+    plan: operations.Plan,
+    seen: observed.Observed,
+    result: Result,
+    world: World,
+    before: ledger.Ledger,
+    *,
+    keep: bool = True,
 ) -> ledger.Ledger:
-    """Return the ledger after a broker part that succeeded, and keep copies of what has verified.
+    """Return the ledger after a broker part that succeeded, and `keep` copies of what has verified.
 
     The copies are durable before the ledger names them; a crash between the two leaves one copy too many.
     """
@@ -236,7 +253,7 @@ def remember(
         invocation=unit.invocation,
         verified=unit.invocation if verified else "",
     )
-    if verified and not plan.fallback:
+    if verified and keep and not plan.fallback:
         known = replace(known, last_good=_keep(plan, world, before.last_good))
     return known
 
@@ -279,6 +296,16 @@ def _own_finding(operation: operations.Own, error: errors.TedgeAgentdError) -> m
         severity=model.Severity.ERROR,
         where=operation.rule.key,
         message=str(error),
+        remedy=error.remedy,
+    )
+
+
+def _leftover_finding(operation: operations.Unstage, error: errors.TedgeAgentdError) -> model.Finding:
+    return model.Finding(
+        code="leftover",
+        severity=model.Severity.WARNING,
+        where=operation.name,
+        message=f"a staged copy that no setting names any more could not be removed: {error}",
         remedy=error.remedy,
     )
 

@@ -40,6 +40,7 @@ class Daemon:
         self._rehearsed: float | None = None  # the last change that a rehearsal has seen
         self._stop = False
         self._reload = False
+        self._reloading = False
 
     def run(self) -> int:
         """Run until told to stop; return the exit status. Raises files.Locked where another daemon runs."""
@@ -117,6 +118,7 @@ class Daemon:
 
     def _pass(self) -> None:
         reload, self._reload = self._reload, False
+        self._reloading = reload
         if reload:
             self._notify.reloading()
         if self._report is None:
@@ -131,6 +133,7 @@ class Daemon:
             raise
         except files.Locked as error:
             journal.get().info("locked", message=f"waiting: {error}")
+            self._reload |= reload
             self._next_look = time.monotonic() + 1.0
             return
         except Exception:
@@ -144,11 +147,12 @@ class Daemon:
         self._publish(report)
 
     def _before_jobs(self) -> None:
-        """A job for the broker waits until we are ready, because we are ordered before it: say so first.
+        """A job for the broker waits for one of ours, because we are ordered before it: say first that ours is done.
 
-        Where the broker runs already, nobody waits for us to be ready before it starts.
+        Ours is the start, until the first pass is over, or a reload. A broker that was stopped to be restarted would
+        stay down for as long as we wait for it.
         """
-        if self._report is None:
+        if self._report is None or self._reloading:
             self._notify.ready("applying")
 
     def _progress(self) -> None:
@@ -177,11 +181,15 @@ class Daemon:
         self._report = report = self._with_metrics(report)
         line = status.summary(report, self._context.epoch)
         self._log_pass(before, report, line)
-        status.write(f"{world.runtime_dir}/status.json", status.document(report, self._context))
         self._notify.ready(line)
         self._cloud.tell(report, self._context, world)
         self._settle = self._settled_with(world)
         wait = world.settings.resync if report.retry_in is None else min(report.retry_in, world.settings.resync)
+        try:
+            status.write(f"{world.runtime_dir}/status.json", status.document(report, self._context))
+        except OSError as error:  # /run is full: nobody is told, but the work goes on
+            journal.get().warning("status", message=f"status.json could not be written: {error}")
+            wait = min(wait, _CRASH_RETRY_S)
         self._next_look = time.monotonic() + wait
 
     def _with_metrics(self, report: reconcile.Report) -> reconcile.Report:

@@ -31,7 +31,7 @@ def apply_now(world: World) -> int:
     """Run one pass; return 0 applied or in sync, 1 not."""
     _prepare(world)
     try:
-        report = reconcile.Reconciler(world).run()
+        report = reconcile.Reconciler(world).run(ordered=True)
     except files.Locked as error:
         print(f"tedge-agentd: {error}; try again when it is done", file=sys.stderr)
         return 1

@@ -4,9 +4,9 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from . import apply, moment, observe, settings
-from .core import client_plan, deferral, errors, guards, ledger, listener, model, observed, operations, plan
-from .host import files, opened, state, users
+from . import apply, memory, moment, observe, settings
+from .core import client_plan, deferral, errors, guards, listener, model, observed, operations, plan
+from .host import files, opened, users
 from .rehearsal import Rehearsal
 from .world import World
 
@@ -24,6 +24,9 @@ _SILENT = {
     "deferred": 2.0,
     "interface-missing": 15.0,
     "interface-without-address": 15.0,
+    "leftover": 15.0,
+    "not-remembered": 15.0,
+    "not-serving": 15.0,
     "port-in-use": 15.0,
     "preflight-unavailable": 15.0,
     "systemd-unavailable": 15.0,
@@ -76,21 +79,22 @@ class Reconciler:
     def __init__(self, world: World) -> None:
         self.world = world
         self._rehearsal = Rehearsal()
-        self._memory = state.Memory()
+        self._keeper = memory.Keeper()
 
     def preview(self) -> Report:
         """Return what a pass would do now, changing nothing."""
         started, begun = self.world.epoch(), self.world.stamp()
-        self._memory = self.world.state.load()
+        self._keeper.look_up(self.world.state)
         view, verdict = self._judged()
         if apply.touches_broker(view.plan):
             view = self._rehearsed(view)
         return self._report(view, verdict, apply.Result(), started, begun)
 
-    def run(self, before_jobs: Callable[[], None] = lambda: None) -> Report:
+    def run(self, before_jobs: Callable[[], None] = lambda: None, *, ordered: bool = False) -> Report:
         """Run one pass. Raises files.Locked while another process runs one, and SandboxStaleError.
 
         `before_jobs` is called before systemd is asked to reload or restart the broker, if the pass does that.
+        `ordered`: an operator asked for it, so nothing that failed before is waited for.
 
         A pass that dies anywhere leaves the listener file and each staged name old or new, never torn; the next one
         completes it, or rolls it back by the undo record that was durable before the first change.
@@ -98,9 +102,8 @@ class Reconciler:
         world = self.world
         with files.Lock(f"{world.runtime_dir}/pass.lock", wait_s=_LOCK_S):
             started, begun = world.epoch(), world.stamp()
-            world.state.prepare()
-            self._memory = world.state.load()
-            view, verdict = self._judged()
+            self._keeper.recall(world.state)
+            view, verdict = self._judged(ordered=ordered)
             if apply.touches_broker(view.plan):
                 view = self._rehearsed(view)
             result = apply.Result()
@@ -108,7 +111,7 @@ class Reconciler:
             if any(isinstance(op, operations.ReloadBroker | operations.RestartBroker) for op in view.plan.operations):
                 before_jobs()
             self._apply_broker(view, verdict, result)
-            if result.failed is not None and result.touched:
+            if result.must_be_undone:
                 view, verdict = self._rescue(view, verdict, result)
             elif result.failed is None and not result.interrupted:
                 apply.client_part(view.plan, world, result)
@@ -116,36 +119,47 @@ class Reconciler:
 
     # Looking and deciding -----------------------------------------------------------------------------------
 
-    def _look(self, rescue: observed.Rescue = observed.Rescue.NONE) -> _View:
+    def _look(self, rescue: observed.Rescue = observed.Rescue.NONE, *, told: bool = False) -> _View:
         world = self.world
         world.people = users.SystemUsers()
         options, wrong = _read_settings(world.settings_path)
         if not wrong:
             world.settings = options
         inputs = observe.load(world)
-        seen = observe.look(world, inputs, self._memory.ledger)
-        return self._planned(inputs, replace(seen, findings=(*wrong, *seen.findings), rescue=rescue))
+        seen = observe.look(world, inputs, self._keeper.ledger)
+        return self._planned(inputs, replace(seen, findings=(*wrong, *seen.findings), rescue=rescue, told=told))
 
     def _planned(self, inputs: observe.Inputs, seen: observed.Observed) -> _View:
         options = self.world.settings
         made = plan.plan(inputs.wish, seen, staging_dir=options.staging_dir, broker_unit=options.broker_unit)
         return _View(inputs=inputs, seen=seen, plan=made)
 
-    def _again(self, view: _View, *findings: model.Finding, hold: bool = False) -> _View:
+    def _again(
+        self,
+        view: _View,
+        *findings: model.Finding,
+        hold: bool = False,
+        rescue: observed.Rescue = observed.Rescue.NONE,
+    ) -> _View:
         """Plan once more from the same look, with something more against it."""
         seen = replace(view.seen, findings=(*view.seen.findings, *findings), hold=hold or view.seen.hold)
+        if rescue is not observed.Rescue.NONE:
+            seen = replace(seen, rescue=rescue)
         return self._planned(view.inputs, seen)
 
-    def _judged(self) -> tuple[_View, guards.Verdict]:
+    def _judged(self, *, ordered: bool = False) -> tuple[_View, guards.Verdict]:
         view, held = self._at_the_right_moment(self._look())
-        verdict = guards.judge(held, view.plan, view.seen, self._now())
-        if verdict.findings:
-            view = self._again(view, *verdict.findings, hold=verdict.hold)
-        return view, verdict
+        verdict = guards.Verdict(guards=held)
+        while True:
+            more = guards.judge(verdict.guards, view.plan, view.seen, self._now(), ordered=ordered)
+            verdict = verdict.then(more)
+            if not more.objects:
+                return view, verdict
+            view = self._again(view, *more.findings, hold=more.hold, rescue=more.rescue)
 
     def _at_the_right_moment(self, view: _View) -> tuple[_View, guards.Guards]:
         """Leave out the restarts that would break what is under way, for at most `max_deferral`."""
-        held, now = self._guards, self._now()
+        held, now = self._keeper.guards, self._now()
         found = moment.look(self.world, view.inputs, view.plan)
         if not found:
             return view, replace(held, patience=deferral.Patience())
@@ -156,102 +170,113 @@ class Reconciler:
         return self._planned(view.inputs, replace(view.seen, under_way=found)), held
 
     def _rehearsed(self, view: _View) -> _View:
-        """Try the plan on the side. What the broker refuses is not applied; nor is a fallback that it refuses."""
+        """Try the plan on the side. What the broker refuses is not applied; nor is a fallback that it refuses.
+
+        A broker that is down anyway gets the internal listener alone, where that is all it takes.
+        """
         refusal = self._rehearsal.refusal(view.plan, view.inputs, view.seen, self.world)
         if refusal is None:
             return view
         view = self._again(view, refusal)
         if not apply.touches_broker(view.plan):
             return view
-        refusal = self._rehearsal.refusal(view.plan, view.inputs, view.seen, self.world)
-        return view if refusal is None else self._again(view, hold=True)
+        if self._rehearsal.refusal(view.plan, view.inputs, view.seen, self.world) is None:
+            return view
+        if _revives(view):
+            alone = self._again(view, rescue=observed.Rescue.INTERNAL)
+            if not apply.touches_broker(alone.plan):
+                return alone
+            if self._rehearsal.refusal(alone.plan, alone.inputs, alone.seen, self.world) is None:
+                return alone
+        return self._again(view, hold=True)
 
     # Acting -------------------------------------------------------------------------------------------------
 
     def _remember_clients(self, view: _View) -> None:
         """Durable before the first restart: a client that is not reached by this pass is stale at the next."""
-        before = self._memory.ledger
-        self._save(replace(before, clients={**before.clients, **dict(view.plan.clients)}))
+        before, world = self._keeper.ledger, self.world
+        self._keeper.save(world.state, replace(before, clients={**before.clients, **dict(view.plan.clients)}))
 
     def _apply_broker(self, view: _View, verdict: guards.Verdict, result: apply.Result) -> None:
         """Carry the broker's part out and remember it; `result.failed` says why not."""
         made, world, held = view.plan, self.world, verdict.guards
         if made.changes():
-            if made.path is not None and apply.touches_broker(made):
-                apply.original(world, made.path, view.seen.listener_data)
-            world.state.begin(apply.undo_record(made, view.seen))
+            try:
+                if made.path is not None and apply.touches_broker(made):
+                    apply.original(world, made.path, view.seen.listener_data)
+                world.state.begin(apply.undo_record(made, view.seen))
+            except OSError as error:
+                result.failed = memory.unwritable(error)  # what cannot be undone is not begun
+                return
         apply.broker_part(made, view.seen, world, result)
         for _ in range(result.count(operations.RestartBroker)):
             held = held.restarted(self._now())
         if result.failed is not None:
-            if result.touched:
+            if result.must_be_undone:
                 held = held.failure(guards.target_of(made), str(result.failed), self._now())
-                self._save(apply.failed_ledger(made, world, self._memory.ledger), held)
+            if result.told:
+                self._keeper.save(world.state, apply.failed_ledger(made, world, self._keeper.ledger), held)
+            elif not result.done:
+                self._keeper.end(world.state)
             return
         if result.interrupted:
-            self._save(apply.failed_ledger(made, world, self._memory.ledger), held)
+            self._keeper.save(world.state, apply.failed_ledger(made, world, self._keeper.ledger), held)
             return
         if result.did((operations.WriteListenerFile,)):
             held = guards.repaired(held, made, view.seen, self._now())
-        remembered = self._memory.ledger
+        remembered = self._keeper.ledger
         if made.serving is not None or apply.touches_broker(made):
-            remembered = apply.remember(made, view.seen, result, world, remembered)
-        self._save(remembered, held if made.fallback else held.success())
-        world.state.end()
+            remembered = self._keeper.after(made, view.seen, result, world)
+        served = made.serving is not None and not made.fallback
+        self._keeper.save(world.state, remembered, held.success() if served else held)
+        self._keeper.end(world.state)
 
     def _rescue(self, view: _View, verdict: guards.Verdict, result: apply.Result) -> tuple[_View, guards.Verdict]:
         """Bring the broker back: as it last verified, else as it was before, else with the internal listener alone.
 
         Each way is restarted into and verified. The listener file of before is only tried where nothing has ever
-        verified: then it is what the machine ran with until now.
+        verified: then it is what the machine ran with until now. A last good state that is what has just failed, or
+        that failed a short while ago, is passed over.
         """
-        world = self.world
+        world, held, restarts = self.world, self._keeper.guards, result.count(operations.RestartBroker)
         undo = world.state.under_way() or apply.undo_record(view.plan, view.seen)
         apply.give_back(undo, world, result)
-        failure, result.failed = result.failed, None
+        result.failed = None
         for rescue in (observed.Rescue.LAST_GOOD, observed.Rescue.INTERNAL):
-            if rescue is observed.Rescue.LAST_GOOD and self._memory.ledger.last_good is None:
+            if rescue is observed.Rescue.LAST_GOOD and self._keeper.ledger.last_good is None:
                 if apply.run_all(apply.put_back(undo, world), view.seen, world, result):
                     break
                 continue
-            view = self._look(rescue)
+            view = self._look(rescue, told=True)
+            target = guards.target_of(view.plan)
+            if rescue is observed.Rescue.LAST_GOOD and held.is_waiting(target, self._now()):
+                continue
             attempt = apply.Result(done=result.done)
             apply.broker_part(view.plan, view.seen, world, attempt)
-            if attempt.failed is None and view.plan.serving is not None:
-                self._save(apply.remember(view.plan, view.seen, attempt, world, self._memory.ledger))
+            if attempt.interrupted:  # the next pass sees what came of it
+                self._keeper.save(world.state, apply.failed_ledger(view.plan, world, self._keeper.ledger))
                 break
-            self._save(apply.failed_ledger(view.plan, world, self._memory.ledger))
+            if attempt.failed is None and view.plan.serving is not None:
+                self._keeper.save(world.state, self._keeper.after(view.plan, view.seen, attempt, world))
+                break
+            if rescue is observed.Rescue.LAST_GOOD:
+                held = held.fell(target)
+            self._keeper.save(world.state, apply.failed_ledger(view.plan, world, self._keeper.ledger))
         else:
             result.findings.append(apply.broker_down_finding(world.settings.broker_unit))
-        world.state.end()
+        self._keeper.end(world.state)
         result.rolled_back = True
-        assert failure is not None
-        held = self._guards
-        finding = guards.degraded(held)
-        result.findings.append(finding)
+        for _ in range(result.count(operations.RestartBroker) - restarts):
+            held = held.restarted(self._now())
+        self._keeper.save(world.state, self._keeper.ledger, held)
+        result.findings.append(guards.degraded(held))
         return view, replace(verdict, guards=held, degraded=True, wait=held.retry.wait_s(self._now()))
-
-    # Remembering --------------------------------------------------------------------------------------------
-
-    @property
-    def _guards(self) -> guards.Guards:
-        return guards.Guards.from_dict(self._memory.retries)
-
-    def _save(self, remembered: ledger.Ledger, held: guards.Guards | None = None) -> None:
-        retries = self._memory.retries if held is None else held.to_dict()
-        memory = state.Memory(ledger=remembered, retries=retries)
-        if memory == self._memory:
-            return
-        self.world.state.save(memory)
-        self._memory = memory
-        good = remembered.last_good
-        self.world.state.forget(set(good.copies.values()) if good is not None else set())
 
     def _now(self) -> float:
         return self.world.stamp().usec / 1e6
 
     def _verified(self, view: _View, result: apply.Result) -> bool:
-        known, broker = self._memory.ledger, view.seen.broker
+        known, broker = self._keeper.ledger, view.seen.broker
         restarted = result.did((operations.RestartBroker,))
         proven = bool(known.verified) and known.verified == known.invocation
         return proven and result.failed is None and (restarted or (broker is not None and broker.is_active))
@@ -261,10 +286,9 @@ class Reconciler:
     ) -> Report:
         findings = list(dict.fromkeys((*view.plan.findings, *result.findings)))
         if result.failed is not None:
-            findings.append(_write_failed(result.failed))
+            findings.append(_failed(result, self.world.settings.broker_unit))
         findings += _started(result)
-        if self._memory.damaged:
-            findings.append(_damaged(self._memory.damaged))
+        findings += self._keeper.findings()
         outcome = _outcome(findings, degraded=verdict.degraded)
         waits = [verdict.wait] if verdict.wait is not None else []
         waits += [_SILENT[finding.code] for finding in findings if finding.code in _SILENT]
@@ -317,22 +341,32 @@ def _read_settings(path: str) -> tuple[settings.Settings, tuple[model.Finding, .
         return settings.Settings(), (settings.unreadable(path, error.reason),)
 
 
-def _write_failed(error: errors.TedgeAgentdError) -> model.Finding:
+def _revives(view: _View) -> bool:
+    """Whether the plan is to bring back a broker that is down."""
+    broker = view.seen.broker
+    restarts = any(isinstance(op, operations.RestartBroker) for op in view.plan.operations)
+    return restarts and broker is not None and not broker.is_active
+
+
+def _failed(result: apply.Result, unit: str) -> model.Finding:
+    error = result.failed
+    assert error is not None
+    if isinstance(error, errors.VerifyError):
+        # It was not us who started it last: it is told, not acted on.
+        return model.Finding(
+            code="not-serving",
+            severity=model.Severity.ERROR,
+            where=unit,
+            message=f"the broker runs but does not serve what lies on disk: {error}",
+            remedy=f"systemctl restart {unit}",
+            blocks=model.Area.CLIENTS,
+        )
+    after = "the broker is looked at again shortly" if result.told else "what runs is untouched"
     return model.Finding(
         code="write-failed",
         severity=model.Severity.ERROR,
         where="tedge-agentd",
-        message=f"{error}; what runs is untouched",
+        message=f"{error}; {after}",
         remedy=error.remedy,
         blocks=model.Area.ALL,
-    )
-
-
-def _damaged(reason: str) -> model.Finding:
-    return model.Finding(
-        code="state-damaged",
-        severity=model.Severity.WARNING,
-        where="/var/lib/tedge-agentd/state.json",
-        message=f"what was remembered is lost, so the broker may be restarted once more than needed: {reason}",
-        remedy="nothing to do",
     )

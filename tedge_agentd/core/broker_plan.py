@@ -94,10 +94,24 @@ def choose(
     running = seen.broker is not None and seen.broker.is_active and seen.listener_data is not None
     if running and seen.rescue is observed.Rescue.NONE:
         return None
-    if file is None or file.internal is None or not _only_external(findings):
+    internal = _internal_alone(file, findings, seen)
+    if internal is None:
         return None
-    alone = model.ListenerFile(internal=file.internal)
+    alone = model.ListenerFile(internal=internal)
     return replace(_asked(alone, wish, seen), image=None, fallback=True)
+
+
+def _internal_alone(
+    file: model.ListenerFile | None, findings: Iterable[model.Finding], seen: observed.Observed
+) -> model.Listener | None:
+    """The internal listener as asked for, where nothing speaks against it; in a rescue else as it last verified."""
+    if file is not None and file.internal is not None and _only_external(findings):
+        return file.internal
+    good = seen.ledger.last_good
+    if seen.rescue is not observed.Rescue.INTERNAL or good is None:
+        return None
+    known = listener.parse(good.content).file
+    return known.internal if known is not None else None
 
 
 def _only_external(findings: Iterable[model.Finding]) -> bool:
@@ -145,7 +159,7 @@ def operations_for(
 ) -> tuple[operations.Operation, ...]:
     """Return the operations after which the broker serves the target: copies, file, broker, proof, leftovers."""
     image = target.image.digests() if target.image is not None else None
-    stage = _stage(target, seen) if target.image is not None else _restore(seen)
+    stage = _stage(target, seen) if target.image is not None else _restore(target, seen)
     write, same_meaning = _write(target, seen, aliases)
     act = _act(target, seen, unit, same_meaning=same_meaning)
     unstage = [
@@ -184,10 +198,10 @@ def _stage(target: Target, seen: observed.Observed) -> list[operations.Operation
     ]
 
 
-def _restore(seen: observed.Observed) -> list[operations.Operation]:
+def _restore(target: Target, seen: observed.Observed) -> list[operations.Operation]:
     """A fallback's copies come from the state directory, if what is staged is not them."""
     good = seen.ledger.last_good
-    if good is None:
+    if good is None or target.staged is None:
         return []
     return [
         operations.RestoreStaged(name=name, digest=digest)
@@ -229,6 +243,8 @@ def _act(target: Target, seen: observed.Observed, unit: str, *, same_meaning: bo
         return []
     listeners = target.file.listeners if target.file is not None else ()
     verify = operations.VerifyBroker(listeners=listeners, leaf=target.staged.leaf if target.staged else None)
+    if seen.told:
+        return [operations.RestartBroker(unit=unit, reason="what it was told before did not verify"), verify]
     if _has_failed(broker):
         return [operations.RestartBroker(unit=unit, reason="it had failed"), verify]
     if not broker.is_active:

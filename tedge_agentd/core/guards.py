@@ -11,11 +11,14 @@ RETRY = backoff.Backoff(first_s=30.0, cap_s=3600.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guards:
-    """Remembered over crashes. `failed` is the fingerprint of the target that did not verify, with the reason."""
+    """Remembered over crashes. `failed` is the fingerprint of the target that did not verify, with the reason;
+    `fallen` that of the last good state, if the broker did not take that either.
+    """
 
     failed: str = ""
     reason: str = ""
     retry: backoff.Retry = field(default_factory=backoff.Retry)
+    fallen: str = ""
     budget: backoff.Budget = field(default_factory=backoff.Budget)
     fight: backoff.FightDetector = field(default_factory=backoff.FightDetector)
     foreign: str = ""  # the foreign listener file that was counted last
@@ -26,6 +29,7 @@ class Guards:
             "failed": self.failed,
             "reason": self.reason,
             "retry": self.retry.to_dict(),
+            "fallen": self.fallen,
             "budget": self.budget.to_dict(),
             "fight": self.fight.to_dict(),
             "foreign": self.foreign,
@@ -44,6 +48,7 @@ class Guards:
             failed=text("failed"),
             reason=text("reason"),
             retry=backoff.Retry.from_dict(data.get("retry")),
+            fallen=text("fallen"),
             budget=backoff.Budget.from_dict(data.get("budget")),
             fight=backoff.FightDetector.from_dict(data.get("fight")),
             foreign=text("foreign"),
@@ -55,8 +60,17 @@ class Guards:
         before = self.retry if target == self.failed else backoff.Retry()
         return replace(self, failed=target, reason=reason, retry=before.failed(RETRY, now=now))
 
+    def fell(self, target: str) -> "Guards":
+        """Note that not even the last good state was served: it is left alone as long as what failed before it."""
+        return replace(self, fallen=target)
+
     def success(self) -> "Guards":
-        return self if not self.failed else replace(self, failed="", reason="", retry=backoff.Retry())
+        """Note that what is asked for was served."""
+        return replace(self, failed="", reason="", retry=backoff.Retry(), fallen="")
+
+    def is_waiting(self, target: str, now: float) -> bool:
+        """Whether a target is not to be tried now, because it was not served a short while ago."""
+        return target != "" and target in {self.failed, self.fallen} and self.retry.wait_s(now) > 0
 
     def restarted(self, now: float) -> "Guards":
         return replace(self, budget=self.budget.spend(now))
@@ -64,13 +78,32 @@ class Guards:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the guards say of a plan. `hold`: leave everything of the broker alone. `wait`: for how many seconds."""
+    """What the guards say of a plan. `hold`: leave everything of the broker alone. `wait`: for how many seconds.
+    `rescue`: what to fall back to instead of what the plan has.
+    """
 
     guards: Guards
     findings: tuple[model.Finding, ...] = ()
     hold: bool = False
     degraded: bool = False
     wait: float | None = None
+    rescue: observed.Rescue = observed.Rescue.NONE
+
+    @property
+    def objects(self) -> bool:
+        """Whether there has to be another plan."""
+        return bool(self.findings) or self.rescue is not observed.Rescue.NONE
+
+    def then(self, later: "Verdict") -> "Verdict":
+        """Both, the later one being about the plan that this one made necessary."""
+        waits = [wait for wait in (self.wait, later.wait) if wait is not None]
+        return replace(
+            later,
+            findings=(*self.findings, *later.findings),
+            hold=self.hold or later.hold,
+            degraded=self.degraded or later.degraded,
+            wait=min(waits, default=None),
+        )
 
 
 def target_of(plan: operations.Plan) -> str:
@@ -82,20 +115,24 @@ def target_of(plan: operations.Plan) -> str:
     return ledger.fingerprint(serving.config, serving.pair, serving.key_type, ca)
 
 
-def judge(guards: Guards, plan: operations.Plan, seen: observed.Observed, now: float) -> Verdict:
-    """Judge a plan, `now` in seconds of CLOCK_MONOTONIC."""
+def judge(
+    guards: Guards, plan: operations.Plan, seen: observed.Observed, now: float, *, ordered: bool = False
+) -> Verdict:
+    """Judge a plan, `now` in seconds of CLOCK_MONOTONIC. An order of the operator's is carried out at once."""
     target = target_of(plan)
-    if guards.failed and target == guards.failed and not plan.fallback:
+    if guards.is_waiting(target, now) and not ordered:
         wait = guards.retry.wait_s(now)
-        if wait > 0:
+        if not plan.fallback:
             return Verdict(guards=guards, findings=(degraded(guards),), degraded=True, wait=wait)
+        if seen.rescue is not observed.Rescue.INTERNAL:
+            return Verdict(guards=guards, rescue=observed.Rescue.INTERNAL, wait=wait)
     guards, fighting = _writers(guards, plan, seen, target, now)
-    if fighting > 0:
+    if fighting > 0 and not ordered:
         assert plan.path is not None
         return Verdict(guards=guards, findings=(_fight(plan.path),), hold=True, wait=fighting)
     if any(isinstance(op, operations.RestartBroker) for op in plan.operations):
         wait = guards.budget.wait_s(now)
-        if wait > 0:
+        if wait > 0 and not ordered:
             return Verdict(guards=guards, findings=(_budget(wait),), hold=True, wait=wait)
     return Verdict(guards=guards)
 
@@ -128,7 +165,8 @@ def degraded(guards: Guards) -> model.Finding:
         severity=model.Severity.ERROR,
         where="mqtt.external",
         message=f"the broker did not serve what tedge.toml asks for ({guards.reason}); the last good state is kept",
-        remedy="journalctl -u mosquitto -e; it is tried again by itself, and at once when a setting changes",
+        remedy="journalctl -u mosquitto -e; it is tried again by itself, at once when a setting changes, and by"
+        " tedge-agentd apply",
         blocks=model.Area.BROKER,
     )
 

@@ -76,4 +76,5 @@ class Observed:
     findings: tuple[model.Finding, ...] = ()
     rescue: Rescue = Rescue.NONE
     under_way: tuple[deferral.Activity, ...] = ()  # what the restarts of a plan would break
+    told: bool = False  # the broker was told to read something that it did not serve: only a restart proves anything
     hold: bool = False  # leave everything of the broker alone, whatever is found

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import importlib
 import json
+import os
 import pathlib
 import select
 import socket
@@ -164,7 +165,8 @@ class Probe:
         self._idle(self.asked + PERIOD)
 
     def _login(self) -> wire.Connection:
-        return _login(self.host, self.port, self.credentials, self.context, "outage-probe")
+        # Of two clients with one id the broker drops the first.
+        return _login(self.host, self.port, self.credentials, self.context, f"outage-probe-{os.getpid()}")
 
     def _ping(self, connection: wire.Connection) -> None:
         connection.settimeout(STALLED)

@@ -204,7 +204,7 @@ def broker_down_finding(unit: str) -> model.Finding:
         code="broker-down",
         severity=model.Severity.ERROR,
         where=unit,
-        message="the broker starts neither with what is asked for nor with the internal listener alone",
+        message="the broker is down, and nothing that the daemon may do now brings it back",
         remedy=f"journalctl -u {unit} -e; tail /var/log/mosquitto/mosquitto.log",
         blocks=model.Area.BROKER,
     )

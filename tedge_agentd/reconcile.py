@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from . import apply, memory, moment, observe, settings
-from .core import client_plan, deferral, errors, guards, listener, model, observed, operations, plan
+from .core import broker_plan, client_plan, deferral, errors, guards, listener, model, observed, operations, plan
 from .host import files, opened, users
 from .rehearsal import Rehearsal
 from .world import World
@@ -288,7 +288,10 @@ class Reconciler:
         if result.failed is not None:
             findings.append(_failed(result, self.world.settings.broker_unit))
         findings += _started(result)
+        if _stays_down(view, result):
+            findings.append(apply.broker_down_finding(self.world.settings.broker_unit))
         findings += self._keeper.findings()
+        findings = list(dict.fromkeys(findings))
         outcome = _outcome(findings, degraded=verdict.degraded)
         waits = [verdict.wait] if verdict.wait is not None else []
         waits += [_SILENT[finding.code] for finding in findings if finding.code in _SILENT]
@@ -346,6 +349,12 @@ def _revives(view: _View) -> bool:
     broker = view.seen.broker
     restarts = any(isinstance(op, operations.RestartBroker) for op in view.plan.operations)
     return restarts and broker is not None and not broker.is_active
+
+
+def _stays_down(view: _View, result: apply.Result) -> bool:
+    """Whether the broker has failed, and this pass had no way left to bring it back."""
+    broker = view.seen.broker
+    return broker is not None and broker_plan.has_failed(broker) and not result.told
 
 
 def _failed(result: apply.Result, unit: str) -> model.Finding:

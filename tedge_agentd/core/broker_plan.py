@@ -245,7 +245,7 @@ def _act(target: Target, seen: observed.Observed, unit: str, *, same_meaning: bo
     verify = operations.VerifyBroker(listeners=listeners, leaf=target.staged.leaf if target.staged else None)
     if seen.told:
         return [operations.RestartBroker(unit=unit, reason="what it was told before did not verify"), verify]
-    if _has_failed(broker):
+    if has_failed(broker):
         return [operations.RestartBroker(unit=unit, reason="it had failed"), verify]
     if not broker.is_active:
         return []  # started by nobody, or about to be: it will read what lies on disk
@@ -263,7 +263,7 @@ def _act(target: Target, seen: observed.Observed, unit: str, *, same_meaning: bo
             return [] if seen.ledger.verified == broker.invocation else [verify]
 
 
-def _has_failed(broker: model.UnitFacts) -> bool:
+def has_failed(broker: model.UnitFacts) -> bool:
     """Failed for good, or between two of systemd's own attempts."""
     return broker.active_state == "failed" or broker.sub_state.startswith("auto-restart")
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import functools
 import pathlib
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tedge_agentd import cli
+from tedge_agentd import cli, settings
 
 TOP = pathlib.Path(__file__).parents[2]
 PACKAGE = TOP / "tedge_agentd"
@@ -278,6 +279,13 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
+
+
+def test_the_readme_names_every_setting() -> None:
+    section = _text(TOP / "README.md").partition("\n## Configuration\n")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    named = [name for cell in first_cells for name in re.findall(r"`([a-z_]+)`", cell)]
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(settings.Settings))
 
 
 def test_the_check_of_commands_sees_what_is_wrong() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import execute
@@ -51,6 +51,21 @@ class Result:
 
     def did(self, kinds: tuple[type, ...]) -> bool:
         return any(isinstance(entry.operation, kinds) and not entry.error for entry in self.done)
+
+
+def news(done: Sequence[Done], before: Sequence[Done]) -> list[str]:
+    """What to tell of a pass: what it did, unless it only looked as the pass before had, and saw the same.
+
+    A login that cannot succeed is tried every few seconds, for days if need be.
+    """
+    told = [_told(entry) for entry in done]
+    if any(not isinstance(entry.operation, operations.LOOKS) for entry in done):
+        return told
+    return told if told != [_told(entry) for entry in before] else []
+
+
+def _told(done: Done) -> str:
+    return done.operation.describe() + (f" (failed: {done.error})" if done.error else "")
 
 
 def touches_broker(plan: operations.Plan) -> bool:

@@ -212,7 +212,7 @@ class Daemon:
             result=report.outcome.value,
             previous=before.outcome.value if before is not None else None,
             duration_ms=report.duration_ms,
-            actions=[_told(done) for done in report.done],
+            actions=apply.news(report.done, before.done if before is not None else ()),
             detail=line.partition(": ")[2],
         )
 
@@ -255,10 +255,6 @@ class Daemon:
             yield
         finally:
             signal.set_wakeup_fd(before)
-
-
-def _told(done: apply.Done) -> str:
-    return done.operation.describe() + (f" (failed: {done.error})" if done.error else "")
 
 
 def _first_error(report: reconcile.Report) -> str:

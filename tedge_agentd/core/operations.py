@@ -151,6 +151,9 @@ Operation = (
     | RestartClient
 )
 
+# Those that change nothing.
+LOOKS = (VerifyBroker, TryLogin)
+
 # Those after which the broker may read something else than before.
 BROKER_INPUT = (Stage, StageDirectory, RestoreStaged, WriteListenerFile, RemoveListenerFile)
 
@@ -174,4 +177,4 @@ class Plan:
 
     def changes(self) -> tuple[Operation, ...]:
         """The operations that change the machine; looking at it is none."""
-        return tuple(op for op in self.operations if not isinstance(op, VerifyBroker | TryLogin))
+        return tuple(op for op in self.operations if not isinstance(op, LOOKS))

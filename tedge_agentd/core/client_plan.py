@@ -131,7 +131,7 @@ def started(names: Iterable[str]) -> model.Finding:
     return model.Finding(
         code="client-started",
         severity=model.Severity.INFO,
-        where=", ".join(names),
+        where=", ".join(sorted(names)),  # the same finding, in whichever order they came
         message="started with new settings; whether it stays up is looked at in a second",
         remedy="nothing to do",
         waits=True,

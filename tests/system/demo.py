@@ -76,6 +76,8 @@ class Story:
                     self._say(f"      {action}", "2")
                 detail = entry["TEDGE_DETAIL"].partition(";")[0]  # what follows is the finding, told below
                 self._say(f"      {entry['TEDGE_RESULT']} after {took:.0f} ms: {detail}", "2")
+            case "finding-appeared" | "finding-cleared" if entry["TEDGE_SEVERITY"] == "info":
+                return  # what passes by itself within a second
             case "finding-appeared":
                 self._say(f"      {entry['TEDGE_SEVERITY']}: {entry['TEDGE_WHERE']}: {entry['TEDGE_REASON']}", "33")
                 self._say(f"        to mend it: {entry['TEDGE_REMEDY']}", "33")

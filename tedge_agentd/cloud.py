@@ -17,12 +17,13 @@ class Cloud:
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Stay away from the broker while a pass is at it."""
+        """Stay away from the broker during a pass, and until its report is told; a pass that fails has none."""
         self._publisher.pause()
         try:
             yield
-        finally:
+        except BaseException:
             self._publisher.resume()
+            raise
 
     def tell(self, report: reconcile.Report, context: status.Context, world: World) -> None:
         self._publisher.tell(said(report, context, world))

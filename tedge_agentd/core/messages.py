@@ -51,9 +51,13 @@ class Topics:
         return f"{self.service}/a/{kind}"
 
     @property
+    def alarms(self) -> tuple[str, ...]:
+        return tuple(self.alarm(kind) for kind in ALARMS)
+
+    @property
     def retained(self) -> tuple[str, ...]:
         """The topics of which the broker may still hold what was said before."""
-        return (self.service, self.health, *(self.alarm(kind) for kind in ALARMS))
+        return (self.service, self.health, *self.alarms)
 
 
 def topics(root: str, device: str) -> Topics | None:
@@ -173,6 +177,10 @@ def down(where: Topics, pid: int) -> Message:
     return Message(topic=where.health, payload=_json({"pid": pid, "status": "down"}))
 
 
+def cleared(topic: str) -> Message:
+    return Message(topic=topic, payload=b"")
+
+
 def _raised(where: Topics, alarm: Alarm, epoch: float) -> Message:
     time = datetime.datetime.fromtimestamp(max(0.0, epoch), datetime.UTC).isoformat(timespec="milliseconds")
     payload = _json({"text": alarm.text, "severity": alarm.severity, "time": time})
@@ -201,7 +209,7 @@ def due(  # noqa: PLR0913  # keyword-only, each a fact of the moment
     gone = [
         kind for kind in ALARMS if kind not in raised and kind not in wanted.kept and known.get(where.alarm(kind))
     ]
-    result += [Message(topic=where.alarm(kind), payload=b"") for kind in gone]
+    result += [cleared(where.alarm(kind)) for kind in gone]
     return tuple(message for message in result if not _says(known.get(message.topic), message)), min(
         rest, default=None
     )

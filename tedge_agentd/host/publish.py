@@ -294,15 +294,23 @@ def recall_pid(path: str) -> int:
         return 0
 
 
-def down(target: Target, pid: int) -> None:
-    """Publish that the daemon is down, in a connection of its own. Raises OSError or ValueError."""
+def down(target: Target, pid: int, *, gone: bool = False) -> None:
+    """Publish that the daemon is down, in a connection of its own. Raises OSError or ValueError.
+
+    With `gone`, alarms that stand are cleared as well: nobody will be there to do it.
+    """
     where = target.topics
     if where is None:
         return
     made = connect(target, 2.0)
     try:
-        message = messages.down(where, pid)
-        made.publish(message.topic, message.payload)
+        todo = [messages.down(where, pid)]
+        if gone:
+            made.subscribe(where.alarms)
+            made.sync()
+            todo += [messages.cleared(held.topic) for held in made.arrived() if held.retained]
+        for message in todo:
+            made.publish(message.topic, message.payload)
         made.goodbye()
     finally:
         made.end()

@@ -524,6 +524,17 @@ def test_the_last_word_of_a_daemon_that_died_is_said_for_it(make_broker: MakeBro
     assert broker.held(HEALTH)[HEALTH] == {"pid": 4711, "status": "down"}
 
 
+def test_with_the_package_go_its_alarms(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    foreign = f"{SERVICE}/a/of_somebody_else"
+    for topic in (ALARM, foreign):
+        words = ["mosquitto_pub", "-p", str(broker.port), "-r", "-t", topic, "-m", '{"text":"old"}']
+        subprocess.run(words, check=True)
+    publish.down(broker.target(), 1, gone=True)
+    assert set(broker.held()) == {HEALTH, foreign}
+    assert sorted(topic for topic, _ in broker.seen()[2:]) == sorted([ALARM, HEALTH])
+
+
 def test_the_last_word_never_fails_and_has_an_end(tmp_path: Path) -> None:
     assert publish_down(tmp_path / "missing") < 3.0
     path = tmp_path / "publish.json"

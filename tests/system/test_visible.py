@@ -220,6 +220,15 @@ def test_a_broker_that_does_not_take_the_new_state_is_an_alarm_at_once(
     gw.wait_until(lambda: "/a/tedge_agentd_degraded" not in held(gw), what="its end")
 
 
+def test_with_the_package_go_its_alarms(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    scenes.server(gw, ca)
+    scenes.write_pair(gw, ca.issue("gateway", usage="server", sans=["127.0.0.1"], starts=-9 * pki.DAY, ends=-pki.DAY))
+    gw.wait_until(lambda: "/a/tedge_agentd_certificate" in held(gw), what="the alarm")
+    assert held(gw)["/a/tedge_agentd_certificate"]["severity"] == "critical"
+    gw.run("apt-get remove -y tedge-agentd")
+    assert {name: value.get("status") for name, value in held(gw).items()} == {"": None, "/status/health": "down"}
+
+
 # No noise ---------------------------------------------------------------------------------------------------
 
 

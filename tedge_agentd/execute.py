@@ -1,6 +1,7 @@
 """The one place that knows how to execute an operation."""
 
 import errno
+import os
 from collections.abc import Callable
 from typing import assert_never
 
@@ -23,8 +24,17 @@ def execute(operation: operations.Operation, world: World, look: probe.Look) -> 
     except OSError as error:
         if error.errno == errno.EROFS and sandbox.may_be_stale(world.runtime_dir):
             raise errors.SandboxStaleError(f"{error.filename} is read-only in the daemon's sandbox") from error
-        where = error.filename or operation.describe()
-        raise errors.TransientError(f"{where}: {error.strerror}", f"df -h {where}; findmnt -T {where}") from error
+        raise _refused_by_machine(operation, error) from error
+
+
+def _refused_by_machine(operation: operations.Operation, error: OSError) -> errors.TransientError:
+    named = str(error.filename or "")
+    where = named if named.startswith("/") else str(getattr(operation, "path", "")) or named or operation.describe()
+    remedy = f"df -h {where}; findmnt -T {where}"
+    if error.errno == errno.EROFS:
+        directory = os.path.dirname(where)
+        remedy += f"; if it is so for the daemon alone: systemctl edit tedge-agentd, ReadWritePaths={directory}"
+    return errors.TransientError(f"{where}: {error.strerror}", remedy)
 
 
 def _execute(operation: operations.Operation, world: World, look: probe.Look) -> None:  # noqa: PLR0912  # a table

@@ -1,6 +1,7 @@
 """The last words of a service's process, from the journal."""
 
 import subprocess
+import time
 from collections.abc import Callable
 
 from tedge_agentd.core import model
@@ -10,6 +11,7 @@ from . import redact
 _LINES = 3
 _WIDTH = 160
 _TIMEOUT_S = 5.0
+_PATIENCE_S = 0.3
 _MOST = 32  # runs of services whose last words are kept
 
 
@@ -25,8 +27,9 @@ def journalctl(invocation: str) -> str:
 class LastLines:
     """Asks the journal once for each run that has failed, however many passes see it."""
 
-    def __init__(self, ask: Callable[[str], str] = journalctl) -> None:
+    def __init__(self, ask: Callable[[str], str] = journalctl, sleep: Callable[[float], None] = time.sleep) -> None:
         self._ask = ask
+        self._sleep = sleep
         self._known: dict[str, tuple[str, ...]] = {}
 
     def of(self, unit: model.UnitFacts) -> tuple[str, ...]:
@@ -39,7 +42,11 @@ class LastLines:
         if unit.invocation not in self._known:
             while len(self._known) >= _MOST:
                 self._known.pop(next(iter(self._known)))
-            self._known[unit.invocation] = self._lines(unit.invocation)
+            found = self._lines(unit.invocation)
+            if not found:  # the journal may be behind: a service's end is known before its last words are
+                self._sleep(_PATIENCE_S)
+                found = self._lines(unit.invocation)
+            self._known[unit.invocation] = found
         return self._known[unit.invocation]
 
     def _lines(self, invocation: str) -> tuple[str, ...]:

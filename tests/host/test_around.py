@@ -110,7 +110,7 @@ def test_the_last_lines_are_asked_for_once_a_run_and_are_short_plain_and_without
         key = "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n"
         return f"one\ntwo\n\n{'long ' * 100}\n\x1b[31mred\n{key}"
 
-    lines = last_lines.LastLines(journal)
+    lines = last_lines.LastLines(journal, sleep=lambda _: None)
     for _ in range(3):
         found = lines.of(failed("a1"))
         assert len(found) <= 3
@@ -125,7 +125,12 @@ def test_without_a_journal_there_are_no_lines() -> None:
     def nothing(invocation: str) -> str:
         raise FileNotFoundError(invocation)
 
-    assert last_lines.LastLines(nothing).of(failed("a1")) == ()
+    assert last_lines.LastLines(nothing, sleep=lambda _: None).of(failed("a1")) == ()
+
+
+def test_a_journal_that_is_behind_is_asked_again_once() -> None:
+    answers = iter(["", "at last\n"])
+    assert last_lines.LastLines(lambda _: next(answers), sleep=lambda _: None).of(failed("a1")) == ("at last",)
 
 
 # AppArmor ---------------------------------------------------------------------------------------------------

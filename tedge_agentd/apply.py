@@ -180,7 +180,8 @@ def undo_record(plan: operations.Plan, seen: observed.Observed) -> state.Undo:
         for op in plan.operations
         if isinstance(op, operations.Own)
     )
-    return state.Undo(path=plan.path, listener=seen.listener_data, owned=owned)
+    before = None if seen.listener_data == observed.NOT_A_FILE else seen.listener_data
+    return state.Undo(path=plan.path, listener=before, owned=owned)
 
 
 def put_back(undo: state.Undo, world: World) -> tuple[operations.Operation, ...]:
@@ -296,8 +297,10 @@ def failed_ledger(plan: operations.Plan, world: World, before: ledger.Ledger) ->
 def original(world: World, path: str, data: bytes | None) -> None:
     """Keep what lay at the listener file's place before us, once (purge puts it back)."""
     owner = None
+    if data == observed.NOT_A_FILE:
+        data = None
     if data is not None:
-        status = os.stat(path)
+        status = os.lstat(path)
         owner = (status.st_uid, status.st_gid, status.st_mode & 0o7777)
     world.state.keep_original(path, data, owner)
 

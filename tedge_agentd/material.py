@@ -58,8 +58,9 @@ class Material:
         if external is None or external.cert is None or external.key is None or broker is None:
             pairs, cas = self._inspector.inspect(theirs, their_cas)
             return Found(in_use=_in_use(pairs, cas, _CLIENT_ROLES), findings=remarks.client(pairs, cas, now))
-        cert = _file(f"{EXTERNAL}.cert_file", external.cert, roots, broker)
-        key = _file(f"{EXTERNAL}.key_file", external.key, roots, broker)
+        owners = frozenset({0, broker.uid, *({client.uid} if client is not None else ())})
+        cert = _file(f"{EXTERNAL}.cert_file", external.cert, roots, broker, owners=owners)
+        key = _file(f"{EXTERNAL}.key_file", external.key, roots, broker, owners=owners)
         refused = [source.finding for source in (cert, key) if source.finding is not None]
         ours = []
         if cert.data is not None and key.data is not None:
@@ -130,11 +131,21 @@ def _entries(
             yield path, b""  # the inspection reports it as a file without a certificate
 
 
-def _file(
-    key: str, path: str, roots: walk.Roots, reader: users.Account, role: model.Role = model.Role.BROKER
+def _file(  # noqa: PLR0913  # as the rules for it
+    key: str,
+    path: str,
+    roots: walk.Roots,
+    reader: users.Account,
+    role: model.Role = model.Role.BROKER,
+    *,
+    owners: frozenset[int] | None = None,
 ) -> _Source:
+    """Read a source. One of an owner that is not among `owners` has to be readable for the reader itself."""
     try:
         with walk.open_source(path, roots, role, reader) as source:
+            if owners is not None and source.access.uid not in owners and not opened.readable(source, reader):
+                reason = f"belongs to uid {source.access.uid}, and user {reader.name} could not read it"
+                raise opened.ForeignOwner(path, reason, f"chown {reader.name} {path}")
             return _Source(key=key, path=path, data=opened.read(source))
     except opened.Refused as error:
         return _Source(key=key, path=path, finding=_refused(key, error))

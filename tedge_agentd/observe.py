@@ -2,7 +2,6 @@
 
 import fnmatch
 import os
-import stat
 from dataclasses import dataclass, replace
 
 from . import settings
@@ -19,7 +18,7 @@ from .core import (
     overrides,
     tedge_toml,
 )
-from .host import bus, files, network, opened, ownership, users, walk
+from .host import bus, network, opened, ownership, shared, walk
 from .world import World
 
 
@@ -54,6 +53,7 @@ def load(world: World) -> Inputs:
     data, findings = _read_config(world, options.system_toml, reader="")
     system, found = tedge_toml.parse_system(data, options.system_toml)
     findings += found
+    findings += _presumptuous(world, system)
     data, unread = _read_config(world, options.tedge_toml, reader=system.user)
     findings += unread
     wish = None
@@ -65,7 +65,7 @@ def load(world: World) -> Inputs:
             if any(finding.blocks is model.Area.BROKER for finding in parsed.findings):
                 # A value that cannot be used is absent here: that half of TLS is missing would be said of it, too.
                 wish = replace(wish, findings=tuple(f for f in wish.findings if f.code != "incomplete-tls"))
-    conf, listener_path, misread = _broker_conf(world, system.user)
+    conf, listener_path, misread = _broker_conf(world)
     findings += misread
     behind = leftovers.find(conf, listener_path) if conf is not None else ()
     return Inputs(
@@ -86,7 +86,7 @@ def _read_config(world: World, path: str, *, reader: str) -> tuple[bytes | None,
     account = world.people.account(reader) if reader else None
     try:
         if account is None:
-            return files.read_limited(path), []
+            return shared.read(path, world.roots()), []
         with walk.open_source(path, world.roots(), model.Role.CLIENT, account) as source:
             if not opened.readable(source, account):
                 return None, [_not_readable(path, reader)]
@@ -97,8 +97,36 @@ def _read_config(world: World, path: str, *, reader: str) -> tuple[bytes | None,
         return None, [_refused(path, error)]
 
 
+def _presumptuous(world: World, system: model.SystemSettings) -> list[model.Finding]:
+    """Whether system.toml gives files to another account than that of who may write it.
+
+    User tedge owns its directory. Were it to name root there, root's reading on the clients' behalf would read all.
+    """
+    where = world.settings.system_toml
+    try:
+        writer = shared.writer(where)
+    except opened.Refused as error:
+        return [_refused(where, error)]
+    named = world.people.account(system.user)
+    if writer is None or named is None or writer.uid == named.uid:
+        return []
+    if writer.uid == shared.NOBODY and writer.gid in named.groups:
+        return []
+    return [
+        model.Finding(
+            code="system-toml-untrusted",
+            severity=model.Severity.ERROR,
+            where=where,
+            message=f"it names {system.user} as thin-edge's user, but user {writer.name} may write it; nothing is"
+            " changed",
+            remedy=f"chown {system.user} {world.settings.tedge_dir}, or correct `user` in {where}",
+            blocks=model.Area.ALL,
+        )
+    ]
+
+
 def _broker_conf(
-    world: World, client_user: str
+    world: World,
 ) -> tuple[mosquitto_conf.BrokerConf | None, str | None, list[model.Finding]]:
     options = world.settings
     if not os.path.exists(options.broker_config):
@@ -114,7 +142,7 @@ def _broker_conf(
                 )
             ],
         )
-    reader = _Reader(world.people.account(client_user))
+    reader = _Reader(world.roots())
     conf = mosquitto_conf.read_tree(options.broker_config, reader)
     path, findings = mosquitto_conf.find_listener_file(conf, options.tedge_dir)
     return conf, path, list(findings)
@@ -123,15 +151,12 @@ def _broker_conf(
 class _Reader:
     """Reads the broker's configuration from disk, and nothing that a less trusted writer only points at."""
 
-    def __init__(self, writer: users.Account | None) -> None:
-        self._writer = writer
+    def __init__(self, roots: walk.Roots) -> None:
+        self._roots = roots
 
     def read(self, path: str) -> bytes:
         try:
-            if self._writer is not None and _is_foreign_link(path):
-                with walk.open_outside(path, self._writer) as source:
-                    return opened.read(source)
-            return files.read_limited(path)
+            return shared.read(path, self._roots)
         except opened.Refused as error:
             missing = isinstance(error, opened.Missing)
             raise mosquitto_conf.ConfReadError(error.reason, missing=missing) from error
@@ -142,14 +167,6 @@ class _Reader:
         except OSError as error:
             missing = isinstance(error, FileNotFoundError | NotADirectoryError)
             raise mosquitto_conf.ConfReadError(str(error.strerror), missing=missing) from error
-
-
-def _is_foreign_link(path: str) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISLNK(status.st_mode) and status.st_uid != 0
 
 
 # The machine ------------------------------------------------------------------------------------------------
@@ -168,7 +185,7 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         now=world.stamp(),
         broker_installed=inputs.conf is not None and account is not None,
         listener_path=inputs.listener_path,
-        listener_data=_listener_data(inputs.listener_path),
+        listener_data=_listener_data(world, inputs.listener_path),
         listener_clashes=_clashes(inputs, net),
         leftovers=inputs.leftovers,
         broker=broker,
@@ -264,16 +281,16 @@ def _ids(world: World, inputs: Inputs) -> tuple[tuple[dict[str, int], dict[str, 
     return (uids, gids), findings
 
 
-def _listener_data(path: str | None) -> bytes | None:
+def _listener_data(world: World, path: str | None) -> bytes | None:
     """The listener file's bytes; what is there but is no plain file means nothing of ours, and is replaced."""
     if path is None:
         return None
     try:
-        return files.read_limited(path)
+        return shared.read(path, world.roots())
     except opened.Missing:
         return None
     except opened.Refused:
-        return b"\0"
+        return observed.NOT_A_FILE
 
 
 def _network(wish: desired.Desired | None) -> model.Network:

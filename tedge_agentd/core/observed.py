@@ -10,6 +10,7 @@ from .ledger import Ledger
 SERVER_PAIR = "server.pem"
 CLIENT_CA_FILE = "client-ca.pem"
 CLIENT_CA_DIRECTORY = "client-ca"
+NOT_A_FILE = b"\0"  # a listener file's bytes where its name is no plain file, or leads where root should not read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

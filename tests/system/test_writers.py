@@ -173,12 +173,10 @@ def test_a_site_set_up_by_hand_goes_on_and_is_told_what_to_do(
     assert BY_HAND in finding["remedy"]
     assert scenes.starts(gw, "mosquitto") == starts
     assert clients.connect(gw, 8883, child, host=LAN).accepted
-    with clients.OutageProbe(gw, 1883) as probe:
-        gw.files.unlink(BY_HAND)  # the remedy
-        scenes.settled(gw)
+    gw.files.unlink(BY_HAND)  # the remedy
+    scenes.settled(gw)
     assert scenes.starts(gw, "mosquitto") == starts + 1
     assert clients.connect(gw, 8883, child, host=LAN).accepted
-    assert probe is not None
 
 
 @pytest.mark.parametrize(
@@ -201,7 +199,7 @@ def test_a_file_that_would_keep_the_broker_from_starting_is_named_before_it_does
     assert all(finding["remedy"] for finding in found)
     assert gw.invocation("mosquitto") == before
     assert clients.connect(gw, 1883).accepted
-    assert code
+    assert code in {finding["code"] for finding in found}
 
 
 def test_bridge_files_keep_working(gw: gateway.Gateway, ca: pki.Authority, tmp_path: pathlib.Path) -> None:

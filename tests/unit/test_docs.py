@@ -3,6 +3,7 @@
 import argparse
 import ast
 import dataclasses
+import fnmatch
 import functools
 import pathlib
 import re
@@ -279,6 +280,16 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
+
+
+def test_the_map_shows_what_is_there() -> None:
+    text = _text(TOP / "ARCHITECTURE.md")
+    rooms = text.partition("\n## Rooms\n")[2].partition("\n```\n")[2].partition("\n```\n")[0]
+    shown = re.findall(r"(?<![\w/])([a-z_*]+\.py)\b", rooms.partition("core/")[0])
+    there = {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
+    assert [pattern for pattern in shown if not fnmatch.filter(there, pattern)] == []
+    files = re.findall(r"`((?:core|host)/[a-z_]+\.py)\b", text)
+    assert [name for name in files if not (PACKAGE / name).exists()] == []
 
 
 def test_the_readme_names_every_setting() -> None:

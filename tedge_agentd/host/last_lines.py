@@ -12,14 +12,23 @@ _LINES = 3
 _WIDTH = 160
 _TIMEOUT_S = 5.0
 _PATIENCE_S = 0.3
+_BEFORE_S = 2.0  # what ran as ExecStartPre= belongs to it
 _MOST = 32  # runs of services whose last words are kept
 
 
-def journalctl(invocation: str) -> str:
-    """Return what the processes of one run of a unit have logged last. Raises OSError, SubprocessError."""
-    words = ["journalctl", f"_SYSTEMD_INVOCATION_ID={invocation}", f"--lines={_LINES}", "--output=cat", "--no-pager"]
+def journalctl(unit: model.UnitFacts) -> str:
+    """Return what the processes of a unit have logged last since its last start. Raises OSError, SubprocessError.
+
+    Asked for by time: the journal loses the id of a run that is over before its line is read.
+    """
+    started = time.time() - (time.monotonic() - unit.started_usec / 1e6) - _BEFORE_S
+    words = ["journalctl", f"_SYSTEMD_UNIT={unit.name}", f"--since=@{started:.0f}", f"--lines={_LINES}"]
     done = subprocess.run(
-        [*words, "--quiet"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
+        [*words, "--output=cat", "--no-pager", "--quiet"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_TIMEOUT_S,
+        check=False,
     )
     return done.stdout.decode("utf-8", "replace")
 
@@ -27,7 +36,9 @@ def journalctl(invocation: str) -> str:
 class LastLines:
     """Asks the journal once for each run that has failed, however many passes see it."""
 
-    def __init__(self, ask: Callable[[str], str] = journalctl, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, ask: Callable[[model.UnitFacts], str] = journalctl, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._ask = ask
         self._sleep = sleep
         self._known: dict[str, tuple[str, ...]] = {}
@@ -42,16 +53,16 @@ class LastLines:
         if unit.invocation not in self._known:
             while len(self._known) >= _MOST:
                 self._known.pop(next(iter(self._known)))
-            found = self._lines(unit.invocation)
+            found = self._lines(unit)
             if not found:  # the journal may be behind: a service's end is known before its last words are
                 self._sleep(_PATIENCE_S)
-                found = self._lines(unit.invocation)
+                found = self._lines(unit)
             self._known[unit.invocation] = found
         return self._known[unit.invocation]
 
-    def _lines(self, invocation: str) -> tuple[str, ...]:
+    def _lines(self, unit: model.UnitFacts) -> tuple[str, ...]:
         try:
-            text = self._ask(invocation)
+            text = self._ask(unit)
         except (OSError, subprocess.SubprocessError):
             return ()
         lines = [line.strip() for line in redact.scrub(text).splitlines() if line.strip()]

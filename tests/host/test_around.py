@@ -105,8 +105,8 @@ def failed(invocation: str) -> model.UnitFacts:
 def test_the_last_lines_are_asked_for_once_a_run_and_are_short_plain_and_without_keys() -> None:
     asked = []
 
-    def journal(invocation: str) -> str:
-        asked.append(invocation)
+    def journal(unit: model.UnitFacts) -> str:
+        asked.append(unit.invocation)
         key = "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n"
         return f"one\ntwo\n\n{'long ' * 100}\n\x1b[31mred\n{key}"
 
@@ -122,8 +122,8 @@ def test_the_last_lines_are_asked_for_once_a_run_and_are_short_plain_and_without
 
 
 def test_without_a_journal_there_are_no_lines() -> None:
-    def nothing(invocation: str) -> str:
-        raise FileNotFoundError(invocation)
+    def nothing(unit: model.UnitFacts) -> str:
+        raise FileNotFoundError(unit.name)
 
     assert last_lines.LastLines(nothing, sleep=lambda _: None).of(failed("a1")) == ()
 

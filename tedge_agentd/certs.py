@@ -81,7 +81,7 @@ def this_machine(settings_path: str = options.PATH) -> Context:
     tedge = tedge_toml.parse(_bytes(chosen.tedge_toml), chosen.tedge_toml).settings
     address = tedge.external.address if tedge is not None else None
     return Context(
-        means=Means(now=int(time.time()), synchronized=pki.clock_synchronized()),
+        means=Means(now=int(time.time()), synchronized=pki.clock_synchronized(), settings=pki_settings(chosen)),
         tedge_dir=chosen.tedge_dir,
         accounts=desired.Accounts(
             broker_user=chosen.broker_user,
@@ -91,6 +91,16 @@ def this_machine(settings_path: str = options.PATH) -> Context:
         ),
         names=host_names(),
         addresses=() if address is None else (str(address),),
+    )
+
+
+def pki_settings(chosen: options.Settings) -> policy.Policy:
+    """The local PKI's part of config.toml."""
+    return policy.Policy(
+        authority_days=chosen.pki_authority_days,
+        leaf_days=chosen.pki_leaf_days,
+        overlap_days=chosen.pki_overlap_days,
+        key_type=reg.KeyType(chosen.pki_key_type),
     )
 
 

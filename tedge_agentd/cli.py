@@ -12,8 +12,6 @@ from . import __version__, settings
 if TYPE_CHECKING:
     from .world import World
 
-STATUS_CODES = {"in-sync": 0, "blocked": 1, "degraded": 1, "pending": 2}
-NOT_RUNNING = 3
 CONFIG_LOCK = "/run/lock/tedge-agentd-config.lock"
 
 
@@ -56,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.set_defaults(command=_status)
     _add_config(commands)
+    secure = commands.add_parser("secure", help="set up one level of MQTT security completely")
+    secure.add_argument("level", choices=("none", "server", "mutual"))
+    secure.set_defaults(command=_secure)
     _add_certs(commands)
     return parser
 
@@ -128,9 +129,9 @@ def _status(arguments: argparse.Namespace) -> int:
     data, timed_out = status_command.view(settings.RUNTIME_DIR, wait=arguments.wait)
     if data is None:
         print("tedge-agentd is not running; systemctl start tedge-agentd", file=sys.stderr)
-        return NOT_RUNNING
+        return status_command.NOT_RUNNING
     print(json.dumps(data, indent=1) if arguments.json else status_command.text(data))
-    return 2 if timed_out else STATUS_CODES[data["state"]]
+    return 2 if timed_out else status_command.CODES[str(data["state"])]
 
 
 def _world() -> "World":
@@ -185,13 +186,22 @@ def _write_rules() -> dict[str, Any]:
     }
 
 
+def _secure(arguments: argparse.Namespace) -> int:
+    from . import secure  # noqa: PLC0415
+    from .core import model  # noqa: PLC0415
+
+    if not _is_root(f"secure {arguments.level}"):
+        return 1
+    return secure.secure(model.Level(arguments.level), _world(), secure.Rules(**_write_rules()))
+
+
 # Refusals ---------------------------------------------------------------------------------------------------
 
 
 def _is_root(command: str) -> bool:
     if os.geteuid() == 0:
         return True
-    _fail(f"{command} reads keys, so it has to be run as root", f"sudo tedge-agentd {command}")
+    _fail(f"{command} works with keys, so it has to be run as root", f"sudo tedge-agentd {command}")
     return False
 
 

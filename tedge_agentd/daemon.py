@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import FrameType
 
-from . import __version__, apply, cloud, metrics_file, reconcile, status, watched
+from . import __version__, apply, cloud, metrics_file, reconcile, renewal, status, watched
 from .core import errors, model, settle
 from .host import bus, files, journal, notify, sandbox, watch
 from .world import World
@@ -32,6 +32,7 @@ class Daemon:
         self._notify = notify.Notifier()
         self._settle = settle.Settle(world.settings.settle_quiet, world.settings.settle_max)
         self._cloud = cloud.Cloud(world)
+        self._renewal = renewal.Renewal(world.state.directory, journal.certificate_renewed)
         world.progress = self._progress
         self._context = status.Context(pid=os.getpid(), since=world.epoch())
         self._report: reconcile.Report | None = None
@@ -74,6 +75,8 @@ class Daemon:
         if changed:
             self._settle.event(now)
         self._progress()
+        if now >= self._renewal.due() and self._renewal.look(self.world.settings) and self._report is not None:
+            self._settle.event(now)  # what it wrote is seen anyway, what it found is not
         due = self._settle.due()
         if self._reload or now >= self._next_look or (due is not None and now >= due):
             self._pass()
@@ -98,7 +101,7 @@ class Daemon:
 
     def _sleep(self) -> None:
         """Wait for an event, a signal, the broker, or the next moment something is due."""
-        moments = [self._next_look, self._settle.due(), self._notify.next_ping(time.monotonic())]
+        moments = [self._next_look, self._renewal.due(), self._settle.due(), self._notify.next_ping(time.monotonic())]
         if self._settle.due() is not None:
             moments += [self._next_take, self._rehearse_at()]
         wait = max(0.0, min(moment for moment in moments if moment is not None) - time.monotonic())
@@ -169,7 +172,7 @@ class Daemon:
 
     def _publish(self, report: reconcile.Report) -> None:
         world, before = self.world, self._report
-        report = replace(report, findings=(*report.findings, *self._watch_findings()))
+        report = replace(report, findings=(*report.findings, *self._renewal.findings, *self._watch_findings()))
         changed = before is None or before.outcome is not report.outcome
         context = self._context
         self._context = replace(
@@ -177,6 +180,7 @@ class Daemon:
             since=report.started if changed else context.since,
             epoch=world.epoch(),
             counters=context.counters.after(report),
+            renewers=self._renewal.renewers(),
         )
         self._report = report = self._with_metrics(report)
         line = status.summary(report, self._context.epoch)

@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
+from .certs_command import DAYS, KEY_TYPES
 from .core import model
 
 PATH = "/etc/tedge-agentd/config.toml"
@@ -44,6 +45,10 @@ class Settings:
     max_deferral: float = 3600.0
     job_timeout: float = 30.0
     verify_timeout: float = 5.0
+    pki_authority_days: int = 3650
+    pki_leaf_days: int = 365
+    pki_overlap_days: int = 180
+    pki_key_type: str = "ec"
     metrics_dir: str = ""  # "": none are written
     log_level: str = "info"
 
@@ -88,13 +93,17 @@ def parse(data: bytes | None, where: str = PATH) -> tuple[Settings, tuple[model.
     return Settings(**values), tuple(findings)
 
 
-def _typed(key: str, value: object, default: object) -> object:
+def _typed(key: str, value: object, default: object) -> object:  # noqa: PLR0912  # a table
     """Return a value of the default's type, or raise ValueError with what is expected."""
     match default, value:
         case float(), int() | float() if not isinstance(value, bool) and 0 < value < 1e7:
             return float(value)
         case float(), _:
             raise ValueError(f"{key} takes a number of seconds above 0")
+        case int(), int() if not isinstance(value, bool) and value in DAYS:
+            return value
+        case int(), _:
+            raise ValueError(f"{key} takes a number of days from {DAYS[0]} to {DAYS[-1]}")
         case tuple(), list() if all(isinstance(entry, str) for entry in value):
             entries = tuple(value)
             if key == "managed_roots" and not all(_is_path(entry) and entry != "/" for entry in entries):
@@ -104,6 +113,8 @@ def _typed(key: str, value: object, default: object) -> object:
             raise ValueError(f"{key} takes a list of strings")
         case str(), str() if key == "log_level" and value not in _LOG_LEVELS:
             raise ValueError(f"log_level takes one of {', '.join(_LOG_LEVELS)}")
+        case str(), str() if key == "pki_key_type" and value not in KEY_TYPES:
+            raise ValueError(f"pki_key_type takes one of {', '.join(KEY_TYPES)}")
         case str(default_text), str() if default_text.startswith("/") and not _is_path(value):
             raise ValueError(f"{key} takes an absolute path")
         case str(), str() if key == "metrics_dir" and value and not _is_path(value):

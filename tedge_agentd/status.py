@@ -43,6 +43,7 @@ class Context:
     epoch: float = 0.0
     pending: bool = False  # an event was seen and its pass has not been run yet
     counters: Counters = field(default_factory=Counters)
+    renewers: Mapping[str, str] = field(default_factory=dict)  # who renews the certificate at a path
 
 
 def document(report: reconcile.Report, context: Context) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def document(report: reconcile.Report, context: Context) -> dict[str, Any]:
         "listener_file": made.path,
         "listeners": _listeners(report),
         "files": _files(report),
-        "certificates": [_certificate(c, context.epoch) for c in report.seen.certificates],
+        "certificates": [_certificate(c, context) for c in report.seen.certificates],
         "services": _services(report),
         "findings": [_finding(finding) for finding in report.findings],
         "last_pass": {
@@ -140,17 +141,17 @@ def _files(report: reconcile.Report) -> list[dict[str, Any]]:
     return result
 
 
-def _certificate(entry: observed.CertificateInUse, epoch: float) -> dict[str, Any]:
+def _certificate(entry: observed.CertificateInUse, context: Context) -> dict[str, Any]:
     facts = entry.facts
     return {
         "path": facts.path,
         "role": entry.role,
-        "renewed_by": entry.renewed_by,
+        "renewed_by": context.renewers.get(facts.path, ""),
         "subject": facts.subject,
         "issuer": facts.issuer,
         "sans": list(facts.sans),
         "not_after": facts.not_after,
-        "days_left": days_left(facts.not_after, epoch),
+        "days_left": days_left(facts.not_after, context.epoch),
         "sha256": facts.sha256,
     }
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 VERSION = 1  # of status.json
+CODES = {"in-sync": 0, "blocked": 1, "degraded": 1, "pending": 2}  # exit statuses by state
+NOT_RUNNING = 3
 
 _POLL_S = 0.02
 # Without the right to ask for a pass, none having begun for this long means that nothing was due: the longest delay

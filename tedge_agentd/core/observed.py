@@ -35,11 +35,10 @@ class ClientCas:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateInUse:
-    """A certificate that the settings name. `renewed_by` is who replaces it before it ends; "" if nobody we know."""
+    """A certificate that the settings name."""
 
     facts: model.Certificate
     role: str  # "server", "client CA", "client", "broker CA"
-    renewed_by: str = ""
 
 
 class Rescue(enum.Enum):

@@ -38,6 +38,10 @@ def test_the_defaults_written_out_read_back_as_themselves() -> None:
         'broker_unit = ""',
         'log_level = "loud"',
         "client_units = [1]",
+        "pki_leaf_days = 6",
+        "pki_leaf_days = 1.5",
+        "pki_leaf_days = true",
+        'pki_key_type = "dsa"',
         "not toml",
     ],
 )

@@ -112,8 +112,12 @@ class State:
 
     def _keep(self, digest: str, content: bytes) -> None:
         path = f"{self.directory}/last-good/{digest}"
-        if not os.path.exists(path):
-            files.replace(path, content, mode=0o600, uid=0, gid=0)
+        try:
+            if files.read_limited(path, _LIMIT) == content:
+                return
+        except opened.Refused:
+            pass  # none yet, or one that is damaged
+        files.replace(path, content, mode=0o600, uid=0, gid=0)
 
     def forget(self, digests: Collection[str]) -> None:
         """Drop the copies that the ledger names no more; `digests` are those it does."""

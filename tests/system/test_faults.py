@@ -7,13 +7,17 @@ files to own, to stage, to write and to remove, and the broker to restart.
 There are about a hundred points, of which one run tries some; TEDGE_AGENTD_TEST_EVERY=1 tries them all (minutes).
 """
 
+import contextlib
 import json
 import os
+import pathlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
-from . import clients, gateway, measured, pki, scenes, standins
+from . import clients, conftest, gateway, measured, pki, scenes, standins
 from .scenes import UNIT
 
 FILE = "/etc/tedge/mosquitto-conf/tedge-mosquitto.conf"
@@ -228,3 +232,213 @@ def test_every_kind_of_write_that_fails(lab: Lab, error: str) -> None:
             already = damage.add(probe, already)
     damage.note(lab.gw, f"{error} from every kind of call")
     assert lab.strays() == []
+
+
+# The daemon in its unit, on a machine that fails it --------------------------------------------------------
+
+
+@dataclass
+class Watched:
+    """What a fault may not do: restart the broker more often than the change needs, or stop the daemon."""
+
+    gw: gateway.Gateway
+    probe: clients.OutageProbe
+    broker: str
+    daemon: str
+
+    def port(self, number: int) -> None:
+        standins.config_set(self.gw, "mqtt.external.bind.port", number)
+
+    def served(self, number: int, *, within: float = 30.0) -> float:
+        """Wait, without asking the daemon for anything, until a port is served; return the seconds it took."""
+        begun = time.monotonic()
+        self.gw.wait_until(lambda: clients.connect(self.gw, number, TLS).accepted, timeout=within, interval=0.1)
+        return time.monotonic() - begun
+
+    def untouched(self) -> bool:
+        return self.gw.invocation("mosquitto") == self.broker and self.probe.report()["outages"] == []
+
+    def over(self, fault: str, *, restarts: int = 1) -> None:
+        """The fault is over: everything is in order again, and this is what it cost."""
+        scenes.settled(self.gw, seconds=30)
+        report = self.probe.report()
+        assert len(report["outages"]) <= restarts, report
+        assert self.gw.unit(UNIT)["NRestarts"] == "0" or "sandbox" in fault, "the daemon went on"
+        lost = [outage["ms"] for outage in report["outages"]]
+        measured.note(
+            "faults",
+            fault=fault,
+            release=self.gw.suite,
+            attempts=1,
+            restarts=len(lost),
+            **{
+                "mean outage of one, ms": round(sum(lost) / max(len(lost), 1)),
+                "longest, ms": round(max(lost, default=0)),
+            },
+        )
+
+
+@contextlib.contextmanager
+def watching(gw: gateway.Gateway, ca: pki.Authority) -> Iterator[Watched]:
+    scenes.server(gw, ca)
+    scenes.settled(gw)
+    with clients.OutageProbe(gw) as probe:
+        yield Watched(gw, probe, gw.invocation("mosquitto"), gw.invocation(UNIT))
+
+
+def test_a_full_disk(make_gateway: conftest.MakeGateway, deb: pathlib.Path, ca: pki.Authority) -> None:
+    gw = make_gateway(deb=deb, disk="96m")
+    standins.install(gw)
+    gw.boot()
+    standins.wait_connected(gw)
+    with watching(gw, ca) as watched:
+        gw.sh("dd if=/dev/zero of=/var/fill bs=64k 2>/dev/null || true; dd if=/dev/zero of=/var/fill2 bs=512 || true")
+        text = gw.read("/etc/tedge/tedge.toml")
+        assert "0.0.0.0" in text
+        with gw.path("/etc/tedge/tedge.toml").open("r+") as file:  # in place, which takes no space
+            file.write(text.replace('"0.0.0.0"  ', '"127.0.0.2"').replace('"0.0.0.0"', '"127.0.0.2"'))
+        status = scenes.settled(gw, state=None)
+        assert scenes.codes(status) & {"write-failed", "preflight-unavailable", "toml-syntax"}, status["findings"]
+        assert watched.untouched()
+        gw.sh("rm /var/fill /var/fill2")
+        gw.wait_until(lambda: clients.connect(gw, 8883, TLS, host="127.0.0.2").accepted, timeout=40, interval=0.2)
+        watched.over("the disk is full, then not any more")
+
+
+def test_without_d_bus(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    with watching(gw, ca) as watched:
+        gw.run("systemctl stop dbus.socket dbus.service")
+        watched.port(8884)
+        status = scenes.settled(gw, state=None)
+        assert "systemd-unavailable" in scenes.codes(status)
+        assert watched.untouched()
+        gw.run("systemctl start dbus.socket dbus.service")
+        watched.served(8884)
+        watched.over("no D-Bus")
+
+
+def test_with_d_bus_dying_all_the_time(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    with watching(gw, ca) as watched:
+        for round_ in range(8):
+            gw.run("systemctl kill --signal=KILL dbus.service", check=False)
+            if round_ == 2:
+                watched.port(8884)
+            time.sleep(0.15)
+            gw.run("systemctl reset-failed dbus.service dbus.socket", check=False)
+            gw.run("systemctl start dbus.socket", check=False)
+        watched.served(8884, within=60)
+        # A restart that was asked for while the line broke is not known to have happened.
+        watched.over("D-Bus is killed 8 times in two seconds", restarts=3)
+
+
+def test_with_a_slow_d_bus(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    with watching(gw, ca) as watched:
+        gw.run("systemctl kill --signal=STOP dbus.service")
+        watched.port(8884)
+        time.sleep(5)
+        assert watched.untouched()
+        gw.run("systemctl kill --signal=CONT dbus.service")
+        watched.served(8884)
+        watched.over("D-Bus answers after 5 s")
+
+
+@pytest.mark.parametrize("where", [scenes.CERTS, "/etc/tedge"])
+def test_an_overflow_of_the_kernels_queue_of_events(gw: gateway.Gateway, ca: pki.Authority, where: str) -> None:
+    """The event that matters is the one that the kernel had no room for."""
+    with watching(gw, ca) as watched:
+        pid = gw.unit(UNIT)["MainPID"]
+        gw.run(["kill", "-STOP", pid])
+        gw.sh(
+            f"cd {where}; for i in $(seq 1 400); do seq -f flood-$i-%g 50 | xargs touch; done; rm -rf flood-*-[0-4]*"
+        )
+        watched.port(8884)
+        gw.run(["kill", "-CONT", pid])
+        took = watched.served(8884, within=60)
+        assert took < 10, f"found after {took:.0f} s"
+        watched.over(f"the kernel's queue of events overflows in {where}")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_events(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    with watching(gw, ca) as watched:
+        gw.files.mkdir("/etc/tedge/cas")
+        gw.write("/etc/tedge/cas/one.pem", ca.pem)
+        standins.config_set(gw, "mqtt.external.ca_path", "/etc/tedge/cas")
+        before = scenes.settled(gw)["counters"]["passes"]
+        resident = int(gw.run(["ps", "-o", "rss=", "-p", gw.unit(UNIT)["MainPID"]]).stdout)
+        begun = time.monotonic()
+        burst = "seq -f f-%g 100 | xargs touch; seq -f f-%g 100 | xargs rm"
+        gw.sh(f"cd /etc/tedge/cas; for i in $(seq 1 500); do {burst}; done")
+        took = time.monotonic() - begun
+        passes = scenes.settled(gw)["counters"]["passes"] - before
+        grown = int(gw.run(["ps", "-o", "rss=", "-p", gw.unit(UNIT)["MainPID"]]).stdout) - resident
+        assert passes <= took + 3, f"{passes} passes in {took:.1f} s"
+        assert grown < 8192, f"{grown} kB more"
+        watched.over("100,000 events", restarts=1)
+
+
+def test_the_watched_directories_are_replaced(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    with watching(gw, ca) as watched:
+        certs = scenes.CERTS
+        gw.sh(f"cp -a {certs} {certs}.new; mv {certs} {certs}.old; mv {certs}.new {certs}; rm -rf {certs}.old")
+        pair = ca.server()
+        scenes.write_pair(gw, pair, owner="mosquitto")
+        gw.wait_until(lambda: clients.handshake(gw).sha256 == pair.sha256)
+        assert watched.untouched(), "a renewal in a directory that was replaced is a reload"
+        gw.run(["mount", "-t", "tmpfs", "tmpfs", certs])
+        status = scenes.settled(gw, state=None)
+        assert status["state"] != "in-sync"
+        gw.run(["umount", certs])
+        scenes.settled(gw)
+        assert watched.untouched()
+        gw.sh("mv /etc/tedge/mosquitto-conf /root/away")
+        scenes.settled(gw, state=None)
+        gw.sh("mv /root/away /etc/tedge/mosquitto-conf")
+        scenes.settled(gw)
+        assert watched.untouched()
+        watched.over("directories are replaced, mounted over, moved away", restarts=0)
+
+
+def test_etc_tedge_is_replaced_as_a_whole(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    """The unit's mount namespace still has the old directory; the daemon has itself started anew with the new one."""
+    with watching(gw, ca) as watched:
+        gw.sh("cp -a /etc/tedge /etc/tedge.new; mv /etc/tedge /root/tedge.old; mv /etc/tedge.new /etc/tedge")
+        watched.port(8884)
+        gw.run(["systemctl", "reload", UNIT], check=False)
+        watched.served(8884, within=30)
+        watched.over("/etc/tedge is replaced as a whole (sandbox)")
+
+
+def test_without_any_watch(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    """The kernel's limits of inotify are used up: the daemon says so, and looks by the clock."""
+    gw.write("/etc/tedge-agentd/config.toml", "resync = 2\n")
+    with watching(gw, ca) as watched:
+        gw.run(["systemctl", "stop", UNIT])
+        tracer = "/usr/bin/strace -f -qqq -o /dev/null -e trace=inotify_init1,inotify_add_watch"
+        faults = "-e inject=inotify_init1:error=EMFILE -e inject=inotify_add_watch:error=ENOSPC"
+        unit = "systemd-run --unit=blind --property=Type=notify --property=NotifyAccess=all"
+        gw.run(f"{unit} {tracer} {faults} tedge-agentd run")
+        status = scenes.settled(gw, state=None, seconds=20)
+        assert "watch-degraded" in scenes.codes(status)
+        watched.port(8884)
+        took = watched.served(8884)
+        assert took < 6
+        gw.run("systemctl stop blind")
+        gw.run(["systemctl", "start", UNIT])
+        watched.over("no inotify watch is to be had")
+
+
+@pytest.mark.parametrize("seconds", [1_000_000, -30])
+def test_a_clock_that_jumps(gw: gateway.Gateway, ca: pki.Authority, seconds: int) -> None:
+    """The monotonic clock of a time namespace is beside that of systemd: no process is stale, or fresh, for ever."""
+    with watching(gw, ca) as watched:
+        gw.run(["systemctl", "stop", UNIT])
+        shifted = ["unshare", "--time", f"--monotonic={seconds}", f"--boottime={seconds}", "--fork", "tedge-agentd"]
+        standins.config_set(gw, "mqtt.external.bind.port", 8884)
+        gw.run([*shifted, "apply"], check=False)
+        assert clients.connect(gw, 8884, TLS).accepted
+        for command in (["tedge-agentd", "apply"], [*shifted, "apply"], ["tedge-agentd", "apply"]):
+            gw.run(command, check=False)
+        assert clients.connect(gw, 8884, TLS).accepted
+        gw.run(["systemctl", "start", UNIT])
+        watched.over(f"the clock is {seconds} s off, and right again", restarts=2)

@@ -15,11 +15,13 @@ def plan(
     own, own_findings = _ownership(wish, seen)
     if any(finding.blocks is model.Area.ALL for finding in findings):
         own = ()
-    findings += own_findings
     file = None
     if wish is not None and seen.broker_installed and seen.listener_path is not None:
         file, problems = broker_plan.want(wish, seen, staging_dir)
         findings += problems
+    # A source that cannot be read is one mistake: it is told once, by what it blocks.
+    told = {finding.where for finding in findings if finding.blocks is not None}
+    findings += [finding for finding in own_findings if finding.where not in told]
     target: broker_plan.Target | None = None
     broker: tuple[operations.Operation, ...] = ()
     if seen.broker_installed and seen.listener_path is not None and not seen.hold:

@@ -120,8 +120,9 @@ def test_a_deferral_outlives_the_daemon(gw: gateway.Gateway) -> None:
     agent = gw.invocation("tedge-agent")
     change_clients(gw)
     pending(gw, "software_update")
+    killed = gw.unit("tedge-agentd")["MainPID"]
     gw.run("systemctl kill --signal=KILL tedge-agentd")
-    gw.wait_until(lambda: gw.active("tedge-agentd"))
+    gw.wait_until(lambda: gw.active("tedge-agentd") and gw.unit("tedge-agentd")["MainPID"] not in ("0", killed))
     pending(gw, "software_update")
     assert gw.invocation("tedge-agent") == agent
     gw.run(["mosquitto_pub", "-r", "-n", "-t", TOPIC])

@@ -146,7 +146,7 @@ def test_live_messages_and_answers_on_command_topics_are_no_operations(gw: gatew
 def test_nothing_is_restarted_while_the_certificate_renewer_runs(gw: gateway.Gateway, ca: pki.Authority) -> None:
     gw.write(
         "/etc/systemd/system/tedge-cert-renewer@.service.d/slow.conf",
-        "[Service]\nExecStart=\nExecStart=/bin/sleep 4\n",
+        "[Service]\nExecStart=\nExecStart=/bin/sleep 8\n",
     )
     gw.run("systemctl daemon-reload")
     scenes.settled(gw)
@@ -158,7 +158,7 @@ def test_nothing_is_restarted_while_the_certificate_renewer_runs(gw: gateway.Gat
     where = " ".join(found["where"] for found in status["findings"] if found["code"] == "deferred")
     assert "mosquitto.service" in where
     assert (gw.invocation("mosquitto"), gw.invocation("tedge-agent")) == (broker, agent)
-    scenes.settled(gw)
+    scenes.settled(gw, seconds=20.0)
     assert gw.invocation("mosquitto") != broker
     assert gw.invocation("tedge-agent") != agent
     assert gw.unit("tedge-cert-renewer@c8y.service")["Result"] == "success"

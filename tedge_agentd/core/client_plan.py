@@ -28,7 +28,7 @@ def inputs(wish: desired.Desired, seen: observed.Observed) -> tuple[tuple[str, l
         if before is None:
             result.append((group, ledger.ClientInputs(fingerprint=digest)))
         elif before.fingerprint != digest:
-            result.append((group, ledger.ClientInputs(fingerprint=digest, since=seen.now)))
+            result.append((group, before.changed_to(digest, seen.now)))
         else:
             result.append((group, before))
     return tuple(result)
@@ -37,15 +37,15 @@ def inputs(wish: desired.Desired, seen: observed.Observed) -> tuple[tuple[str, l
 def stale(
     groups: tuple[tuple[str, ledger.ClientInputs], ...], seen: observed.Observed
 ) -> tuple[tuple[model.UnitFacts, str], ...]:
-    """Return the running clients that started before the last change of what they read, with the reason."""
-    since = dict(groups)
+    """Return the running clients that have read something else than what lies on disk now, with the reason."""
+    known = dict(groups)
     reasons = {MQTT: "its MQTT settings or files changed", AGENT: "the address of its HTTP server changed"}
     result = []
     for unit in seen.clients:
         if not unit.is_active or unit.job:
             continue  # stopped stays stopped; what is being started reads what lies on disk
         for group in (MQTT, AGENT) if unit.name == AGENT_UNIT else (MQTT,):
-            if not ledger.started_after(unit, since[group].since, seen.now):
+            if known[group].read_by(unit, seen.now) != known[group].fingerprint:
                 result.append((unit, reasons[group]))
                 break
     # tedge-agent last: it is the one that may be in the middle of an operation.

@@ -14,6 +14,7 @@ from typing import Any
 from . import model
 
 VERSION = 1
+_HISTORY = 8  # changes of the clients' settings in a row while none of them could be restarted
 
 
 class Action(enum.Enum):
@@ -63,10 +64,27 @@ class LastGood:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientInputs:
-    """What clients read at their start: a fingerprint, and since when it has been so. None: before we looked."""
+    """What clients read at their start: a fingerprint, and since when it has been so. None: before we looked.
+
+    `before` is what it was earlier, oldest first: a setting that is changed and set back finds clients that never
+    read the change, and leaves them alone.
+    """
 
     fingerprint: str
     since: model.Stamp | None = None
+    before: tuple[tuple[str, model.Stamp | None], ...] = ()
+
+    def changed_to(self, fingerprint: str, now: model.Stamp) -> "ClientInputs":
+        """The inputs from now on. Of changes that no client was restarted for, some are remembered, not all."""
+        before = (*self.before, (self.fingerprint, self.since))[-_HISTORY:]
+        return ClientInputs(fingerprint=fingerprint, since=now, before=before)
+
+    def read_by(self, unit: model.UnitFacts, now: model.Stamp) -> str | None:
+        """The fingerprint of what a running unit read when it started; None if that was too long ago to know."""
+        for fingerprint, since in ((self.fingerprint, self.since), *reversed(self.before)):
+            if started_after(unit, since, now):
+                return fingerprint
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +170,11 @@ def to_json(ledger: Ledger) -> dict[str, Any]:
             "copies": dict(good.copies),
         },
         "clients": {
-            group: {"fingerprint": inputs.fingerprint, "since": _stamp_out(inputs.since)}
+            group: {
+                "fingerprint": inputs.fingerprint,
+                "since": _stamp_out(inputs.since),
+                "before": [[fp, _stamp_out(since)] for fp, since in inputs.before],
+            }
             for group, inputs in sorted(ledger.clients.items())
         },
     }
@@ -174,7 +196,11 @@ def from_json(data: object) -> Ledger:
             staged=_staged_in(data["staged"]),
             last_good=None if good is None else _last_good_in(good),
             clients={
-                str(group): ClientInputs(fingerprint=str(inputs["fingerprint"]), since=_stamp_in(inputs["since"]))
+                str(group): ClientInputs(
+                    fingerprint=str(inputs["fingerprint"]),
+                    since=_stamp_in(inputs["since"]),
+                    before=tuple((str(fp), _stamp_in(since)) for fp, since in inputs["before"]),
+                )
                 for group, inputs in data["clients"].items()
             },
         )

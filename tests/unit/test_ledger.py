@@ -37,7 +37,14 @@ ledgers = st.builds(
     staged=st.none() | staged,
     last_good=st.none() | goods,
     clients=st.dictionaries(
-        words, st.builds(ledger.ClientInputs, fingerprint=words, since=st.none() | stamps), max_size=3
+        words,
+        st.builds(
+            ledger.ClientInputs,
+            fingerprint=words,
+            since=st.none() | stamps,
+            before=st.lists(st.tuples(words, st.none() | stamps), max_size=2).map(tuple),
+        ),
+        max_size=3,
     ),
 )
 
@@ -117,3 +124,18 @@ def test_a_known_process_serves_what_was_established_whatever_lies_on_disk_now()
     assert ledger.broker_serves(known, unit(500), NOW) == old
     assert ledger.broker_serves(known, unit(500, "another"), NOW) == new
     assert ledger.broker_serves(known, unit(50, "another"), NOW) is None
+
+
+def test_a_client_is_known_by_what_it_read_when_it_started() -> None:
+    inputs = ledger.ClientInputs(fingerprint="a")
+    for fingerprint, usec in (("b", 100), ("a", 200)):
+        inputs = inputs.changed_to(fingerprint, model.Stamp(boot_id="b", usec=usec))
+    assert [inputs.read_by(unit(started), NOW) for started in (50, 150, 250)] == ["a", "b", "a"]
+
+
+def test_what_was_read_too_long_ago_is_not_known() -> None:
+    inputs = ledger.ClientInputs(fingerprint="first")
+    for number in range(20):
+        inputs = inputs.changed_to(f"{number}", model.Stamp(boot_id="b", usec=100 * (number + 1)))
+    assert inputs.read_by(unit(50), NOW) is None
+    assert inputs.read_by(unit(2050), NOW) == "19"

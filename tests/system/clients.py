@@ -97,6 +97,7 @@ def connect(
             if context is None:
                 return _log_in(plain, login)
             try:
+                plain.getpeername()  # wrap_socket leaks the socket of a connection that was reset meanwhile
                 tls = context.wrap_socket(plain, server_hostname=host)
             except ssl.SSLCertVerificationError as error:
                 return Result(Outcome.UNTRUSTED, error.verify_message)

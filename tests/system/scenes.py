@@ -22,6 +22,12 @@ def settled(gw: gateway.Gateway, *, seconds: float = 10.0, state: str | None = "
     return status
 
 
+def wait_longer_for_a_burst(gw: gateway.Gateway) -> None:
+    """Let the stand-in's commands, each a start of Python, be one burst on a loaded machine, too."""
+    gw.write("/etc/tedge-agentd/config.toml", "settle_quiet = 0.6\nsettle_max = 5\n")
+    settled(gw)
+
+
 def codes(status: dict[str, Any]) -> set[str]:
     return {finding["code"] for finding in status["findings"]}
 
@@ -37,6 +43,9 @@ def server(gw: gateway.Gateway, ca: pki.Authority, **options: Any) -> pki.Pair:
     """Set up the guide's second level: a server certificate, port unset."""
     pair = ca.server(**options)
     write_pair(gw, pair)
+    if not gw.exists("/etc/tedge/tedge.toml"):
+        # Without a version the next process of thin-edge to load it writes it again, over what was set meanwhile.
+        standins.write_toml(gw, '[config]\nversion = "2"\n')
     standins.config_set(gw, "mqtt.external.bind.address", "0.0.0.0")
     standins.config_set(gw, "mqtt.external.cert_file", CERT)
     standins.config_set(gw, "mqtt.external.key_file", KEY)

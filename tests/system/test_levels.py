@@ -160,6 +160,7 @@ def test_the_clients_follow_into_a_mutual_listener(gw: gateway.Gateway, ca: pki.
 def test_six_settings_in_a_row_cost_one_restart_and_two_seconds(
     gw: gateway.Gateway, ca: pki.Authority, tmp_path: pathlib.Path
 ) -> None:
+    scenes.wait_longer_for_a_burst(gw)
     before = gw.invocation("mosquitto")
     scenes.write_pair(gw, ca.server())
     gw.write(CA, ca.pem)

@@ -234,6 +234,7 @@ def test_with_the_package_go_its_alarms(gw: gateway.Gateway, ca: pki.Authority) 
 
 def test_six_settings_in_a_row_are_heard_by_nobody(gw: gateway.Gateway, ca: pki.Authority) -> None:
     wait_up(gw)
+    scenes.wait_longer_for_a_burst(gw)
     scenes.write_pair(gw, ca.server())
     gw.write(scenes.CA, ca.pem)
     before = held(gw)

@@ -1,4 +1,4 @@
-"""What is reloaded or restarted for which change, and nothing more: process by process, as an operator counts them."""
+"""What is reloaded or restarted for which change, and nothing more, process by process."""
 
 import dataclasses
 import time
@@ -80,7 +80,9 @@ ROWS = {
         change=_sets(bind__port=1884), broker="restart", clients=CLIENTS
     ),
     "TLS off": Row(
-        change=_sets(external__cert_file=None, external__key_file=None, external__ca_path=None, external__bind__port=8883),
+        change=_sets(
+            external__cert_file=None, external__key_file=None, external__ca_path=None, external__bind__port=8883
+        ),
         broker="restart",
     ),
     "no client certificates any more": Row(change=_sets(external__ca_path=None), broker="restart"),
@@ -95,7 +97,9 @@ ROWS = {
     "a comment in the client CA file": Row(change=_appends(CA, "# as of today\n"), broker="none"),
     "the key's type": Row(change=_renews("rsa"), broker="restart"),
     "the certificate, with a key of the same type": Row(change=_renews("ec"), broker="reload"),
-    "the directory of client CAs instead of the file": Row(change=_sets(external__ca_path=CA_DIRECTORY), broker="restart"),
+    "the directory of client CAs instead of the file": Row(
+        change=_sets(external__ca_path=CA_DIRECTORY), broker="restart"
+    ),
     "the clients' host": Row(change=_sets(client__host="localhost"), broker="none", clients=CLIENTS),
     "the clients' user name": Row(change=_sets(client__auth__username="gateway"), broker="none", clients=CLIENTS),
     "the topic root": Row(change=_sets(topic_root="other"), broker="none", clients=CLIENTS),

@@ -29,12 +29,16 @@ tools: .venv/.stamp
 	@$(TOOLS) check
 
 .PHONY: check
-check: tools ## lint, types, import layers, unit and host tests: under a minute
+check: tools ## lint, types, import layers, unit tests: no root, under a minute
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy --strict
 	.venv/bin/lint-imports
-	$(PYTEST) --numprocesses=auto --junitxml=$(REPORTS)/check.xml
+	$(PYTEST) tests/unit --numprocesses=auto --junitxml=$(REPORTS)/check.xml
+
+.PHONY: host
+host: tools ## test on real files, with inotify and a real broker (as root)
+	$(PYTEST) tests/host --numprocesses=auto --junitxml=$(REPORTS)/host.xml
 
 .PHONY: deb
 deb: ## build dist/tedge-agentd_<version>_all.deb
@@ -47,7 +51,7 @@ system: tools deb ## boot gateways of both releases and test on them (as root)
 	$(PYTEST) tests/system --numprocesses=$(GATEWAYS) --durations=10 --junitxml=$(REPORTS)/system.xml
 
 .PHONY: test
-test: check system ## everything: check, deb, system (as root)
+test: check host system ## everything: check, host, deb, system (as root)
 
 .PHONY: install
 install: deb ## build the package and install it on this gateway (as root)

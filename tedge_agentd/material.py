@@ -152,12 +152,14 @@ def _file(  # noqa: PLR0913  # as the rules for it
 
 
 def _refused(key: str, error: opened.Refused) -> model.Finding:
+    is_missing = isinstance(error, opened.Missing)
+    another = f"tedge config set {key} FILE"
     return model.Finding(
-        code="source-missing" if isinstance(error, opened.Missing) else "source-refused",
+        code="source-missing" if is_missing else "source-refused",
         severity=model.Severity.ERROR,
         where=key,
         message=f"{error.path} {error.reason}",
-        remedy=error.remedy or f"put the file there, or tedge config unset {key}",
+        remedy=f"put the file there, or {another}" if is_missing else error.remedy or another,
         blocks=model.Area.BROKER,
     )
 

@@ -374,7 +374,7 @@ def _refused(path: str, error: opened.Refused) -> model.Finding:
         severity=model.Severity.ERROR,
         where=path,
         message=f"it {error.reason}",
-        remedy=error.remedy,
+        remedy=error.remedy or f"ls -l {path}",
         blocks=model.Area.ALL,
     )
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable
 
-from . import deferral, desired, ledger, model, observed, operations
+from . import binding, deferral, desired, ledger, model, observed, operations
 
 MQTT = "mqtt"  # what every client reads
 AGENT = "agent"  # what only tedge-agent reads
 AGENT_UNIT = "tedge-agent.service"
 
+_REASONS = {MQTT: "its MQTT settings or files changed", AGENT: "the address of its HTTP server changed"}
 _YOUNG_USEC = 1_000_000  # thin-edge's services end within this time if their settings are no good
 
 _CLIENT_AREAS = (model.Area.CLIENTS, model.Area.ALL)
+_AGENT_ADDRESSES = frozenset({f"{binding.BIND}.address", "mqtt.bind.address"})
 
 
 def inputs(wish: desired.Desired, seen: observed.Observed) -> tuple[tuple[str, ledger.ClientInputs], ...]:
@@ -39,14 +41,13 @@ def stale(
 ) -> tuple[tuple[model.UnitFacts, str], ...]:
     """Return the running clients that have read something else than what lies on disk now, with the reason."""
     known = dict(groups)
-    reasons = {MQTT: "its MQTT settings or files changed", AGENT: "the address of its HTTP server changed"}
     result = []
     for unit in seen.clients:
         if not unit.is_active or unit.job:
             continue  # stopped stays stopped; what is being started reads what lies on disk
-        for group in (MQTT, AGENT) if unit.name == AGENT_UNIT else (MQTT,):
+        for group in (AGENT, MQTT) if unit.name == AGENT_UNIT else (MQTT,):
             if known[group].read_by(unit, seen.now) != known[group].fingerprint:
-                result.append((unit, reasons[group]))
+                result.append((unit, _REASONS[group]))
                 break
     # tedge-agent last: it is the one that may be in the middle of an operation.
     return tuple(sorted(result, key=lambda entry: (entry[0].name == AGENT_UNIT, entry[0].name)))
@@ -59,8 +60,12 @@ def operations_for(
     findings: Iterable[model.Finding],
 ) -> tuple[tuple[operations.Operation, ...], tuple[model.Finding, ...]]:
     """Return the restarts that are due, after a login with the new settings; or why they have to wait."""
+    findings = tuple(findings)
     remarks = [*failures(groups, seen), *_changing(seen), *_young(groups, seen)]
     due = stale(groups, seen)
+    if any(finding.blocks is not None and finding.where in _AGENT_ADDRESSES for finding in findings):
+        # Its HTTP server could bind that address no more than the broker could: it would not come back.
+        due = tuple(entry for entry in due if entry[1] != _REASONS[AGENT])
     if not due or any(finding.blocks in _CLIENT_AREAS for finding in findings):
         return (), tuple(remarks)
     local = wish.client.host in {"127.0.0.1", "localhost", "::1"}

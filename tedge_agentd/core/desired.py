@@ -121,7 +121,7 @@ def _incomplete_tls(asked: model.ExternalSettings) -> model.Finding | None:
         severity=model.Severity.ERROR,
         where=missing[0],
         message=f"{' and '.join(given)} set, but {' and '.join(missing)} not: nothing is opened",
-        remedy=f"tedge config set {missing[0]} PATH, or tedge config unset {given[0]}",
+        remedy=f"tedge config set {missing[0]} PATH, or tedge-agentd config unset {' '.join(given)}",
         blocks=model.Area.BROKER,
     )
 

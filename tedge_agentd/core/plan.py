@@ -113,6 +113,11 @@ def _blocks(rule: model.FileRule) -> model.Area | None:
     return model.Area.CLIENTS if rule.key.startswith(desired.CLIENT_KEYS) else None
 
 
+def _is_staged(rule: model.FileRule) -> bool:
+    """Whether the broker is served from a checked copy, so that what is wrong with the source stops nothing."""
+    return rule.key.startswith(f"{desired.EXTERNAL_KEYS}.")
+
+
 def _missing(rule: model.FileRule, facts: model.FileFacts) -> list[model.Finding]:
     if not rule.key.startswith(desired.CLIENT_KEYS):
         return []  # the broker's sources are reported with the pair and the CA they make
@@ -132,7 +137,7 @@ def _not_ours(rule: model.FileRule, facts: model.FileFacts) -> model.Finding:
     readable = set(rule.readers) <= facts.readable_by
     return model.Finding(
         code="ownership",
-        severity=model.Severity.WARNING if readable else model.Severity.ERROR,
+        severity=model.Severity.WARNING if readable or _is_staged(rule) else model.Severity.ERROR,
         where=rule.key,
         message=f"{facts.path}: {facts.problem}",
         remedy=facts.remedy,
@@ -144,7 +149,7 @@ def _unreadable(rule: model.FileRule, facts: model.FileFacts) -> model.Finding:
     who = ", ".join(sorted(set(rule.readers) - facts.readable_by))
     return model.Finding(
         code="unreadable",
-        severity=model.Severity.ERROR,
+        severity=model.Severity.WARNING if _is_staged(rule) else model.Severity.ERROR,
         where=rule.key,
         message=f"{who} cannot read {facts.path} (mode {facts.mode:04o})",
         remedy=facts.remedy or f"chmod a+r {facts.path}, and a+x for the directories above it",

@@ -459,6 +459,42 @@ def test_an_external_address_restarts_the_agent_alone() -> None:
     assert units == ["tedge-agent.service"]
 
 
+@pytest.mark.parametrize(
+    ("http", "units"),
+    [(None, ["tedge-mapper-c8y.service"]), (LAN, ["tedge-mapper-c8y.service", "tedge-agent.service"])],
+)
+def test_the_agent_is_not_restarted_onto_an_address_that_is_not_there(
+    http: ipaddress.IPv4Address | None, units: list[str]
+) -> None:
+    clients = tuple(
+        model.UnitFacts(name=f"{name}.service", load_state="loaded", active_state="active", started_usec=10)
+        for name in ("tedge-agent", "tedge-mapper-c8y")
+    )
+    _, seen = converged(model.TedgeSettings(http_bind_address=http), clients=clients)
+    elsewhere = ipaddress.IPv4Address("198.51.100.7")
+    changed = model.TedgeSettings(
+        external=model.ExternalSettings(address=elsewhere), http_bind_address=http, topic_root="another"
+    )
+    wish, seen = wish_of(changed, seen)
+    made = make(wish, seen)
+    assert "address-not-local" in {finding.code for finding in made.findings}
+    assert [op.unit for op in made.operations if isinstance(op, operations.RestartClient)] == units
+
+
+@pytest.mark.parametrize(("key", "severity"), [("external", "warning"), ("device", "error"), ("client", "error")])
+def test_what_is_wrong_with_a_source_of_a_checked_copy_is_a_warning(key: str, severity: str) -> None:
+    path = "/etc/tedge/key.pem"
+    settings = {
+        "external": model.TedgeSettings(external=model.ExternalSettings(cert_file="/etc/tedge/c.pem", key_file=path)),
+        "device": model.TedgeSettings(bridge_built_in=False, device_key_path=path),
+        "client": model.TedgeSettings(client=model.ClientSettings(cert_file="/etc/tedge/c.pem", key_file=path)),
+    }[key]
+    facts = model.FileFacts(path=path, real=path, exists=True, problem="has 2 hard links", remedy="cp")
+    wish, seen = wish_of(settings, machine(pair=pair(), files={path: facts}))
+    (found,) = [one for one in make(wish, seen).findings if one.code == "ownership"]
+    assert found.severity.value == severity
+
+
 def test_half_of_tls_is_a_finding_and_opens_nothing() -> None:
     for external in (
         model.ExternalSettings(cert_file="/c"),

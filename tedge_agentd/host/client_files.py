@@ -1,6 +1,7 @@
 """Read the files that mqtt.client.auth.* names, on the clients' behalf and by the rules of the safe walk.
 
-User tedge writes tedge.toml: a FIFO it names must not stop the daemon, nor a symlink make root read another's key.
+User tedge writes tedge.toml. A FIFO it names must not stop the daemon, a symlink not make root read another's key,
+and root's login carry no file that user tedge could not read to a host that tedge.toml names.
 """
 
 import errno
@@ -23,6 +24,8 @@ class ClientFiles:
     def read(self, path: str) -> bytes:
         try:
             with walk.open_source(path, self.roots, model.Role.CLIENT, self.account) as source:
+                if not opened.readable(source, self.account):
+                    raise opened.Unreadable(path, f"cannot be read by user {self.account.name}")
                 return opened.read(source)
         except opened.Refused as error:
             raise _os_error(path, error) from error

@@ -52,15 +52,29 @@ def login(client: model.ClientSettings, files: ClientFiles, *, timeout: float) -
 
     As in thin-edge, TLS is on if and only if the CA settings yield a certificate, the client's certificate counts
     only together with its key, and of the password file the first line is used; an unreadable one means no password.
-    Files are read by the safe walk, which does not see whether the clients themselves may read them. A host that is a
-    name is looked up, which may take as long as the resolver does.
+    Files are read by the safe walk, and only if the clients themselves may read them. A host that is a name is looked
+    up, which may take as long as the resolver does.
     """
     try:
         context, password = tls_context(client, files), password_of(client, files)
     except (OSError, ValueError) as error:
         return _unusable(client, error)
     try:
+        wire.connect_packet(client.username, password)
+    except OSError as error:
+        return LoginResult(
+            outcome=Login.SETTINGS,
+            text=f"the clients' user name or password cannot be used: {error.strerror}",
+            remedy="tedge config set mqtt.client.auth.username ...",
+        )
+    try:
         return _attempt(client, context, password, timeout)
+    except ValueError as error:  # UnicodeError: no resolver is asked for such a name
+        return LoginResult(
+            outcome=Login.SETTINGS,
+            text=f"mqtt.client.host is no name of a host: {error}",
+            remedy="tedge config set mqtt.client.host ...",
+        )
     except OSError as error:
         if _is_forbidden(error):
             return LoginResult(outcome=Login.ACCEPTED, text=f"{_where(client)} is beyond what the daemon may reach")

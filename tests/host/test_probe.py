@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from tedge_agentd.core import model
 from tedge_agentd.host import client_files, probe, users, walk, wire
+from tests.host.accounts import CLIENT
 
 LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 NONE, SERVER, MUTUAL = model.Level.NONE, model.Level.SERVER, model.Level.MUTUAL
@@ -582,6 +583,52 @@ def test_the_first_line_of_the_password_file_is_the_password(
     result = log_in(settings_for(broker, username="te", password_file=str(mine)), timeout=5.0)
     assert result.accepted is accepted
     assert result.code == (0 if accepted else 5)
+
+
+@pytest.mark.parametrize("kind", ["closed", "symlink", "hard link", "FIFO"])
+def test_root_sends_no_password_that_the_clients_could_not_read(realm: Path, kind: str) -> None:
+    """Whoever writes tedge.toml names the file and the host: root's login must not carry root's files out."""
+    secret, named = realm / "secret", realm / "named"
+    secret.write_text("of root's")
+    secret.chmod(0o600)
+    if kind == "symlink":
+        named.symlink_to(secret)
+    elif kind == "hard link":
+        named.hardlink_to(secret)
+    elif kind == "FIFO":
+        os.mkfifo(named, 0o666)
+    else:
+        named = secret
+    files = client_files.ClientFiles(roots=walk.Roots(managed=(str(realm),)), account=CLIENT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = model.ClientSettings(port=server.getsockname()[1], username="te", password_file=str(named))
+        caller = threading.Thread(target=probe.login, args=(client, files), kwargs={"timeout": 0.3})
+        caller.start()
+        with server.accept()[0] as connection:
+            sent = connection.recv(1000)
+        caller.join(5)
+        assert not caller.is_alive()
+    assert b"MQTT" in sent
+    assert b"of root" not in sent
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"username": "u" * 65536},
+        {"host": "h" * 65536},
+        {"host": "a\0b"},
+        {"host": "\udcff"},
+        {"host": "a..b"},
+        {"host": "\u202e"},
+        {"host": "with space"},
+    ],
+    ids=["username of 64 KiB", "host of 64 KiB", "NUL", "surrogate", "empty label", "no letter", "space"],
+)
+def test_no_setting_raises(settings: dict[str, str]) -> None:
+    result = log_in(dataclasses.replace(model.ClientSettings(port=free_port()), **settings), timeout=1.0)  # type: ignore[arg-type]
+    assert not result.accepted
+    assert result.remedy
 
 
 # Helpers ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Gather everything a pass may look at. Reads only; what cannot be read becomes a finding."""
 
+import contextlib
 import fnmatch
 import os
+import re
 from dataclasses import dataclass, replace
 
 from . import settings
@@ -10,6 +12,7 @@ from .core import (
     client_plan,
     conflicts,
     desired,
+    device_pairs,
     ledger,
     leftovers,
     model,
@@ -21,6 +24,9 @@ from .core import (
 from .host import bus, network, opened, ownership, shared, walk
 from .world import World
 
+_MAPPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_MOST_MAPPERS = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
@@ -31,6 +37,7 @@ class Inputs:
     conf: mosquitto_conf.BrokerConf | None
     listener_path: str | None
     findings: tuple[model.Finding, ...]
+    mapper_files: tuple[str, ...] = ()  # mapper.toml of each mapper, there or not
     leftovers: tuple[str, ...] = ()  # listener files of ours in other places; `conf` is read without them
 
 
@@ -57,11 +64,15 @@ def load(world: World) -> Inputs:
     data, unread = _read_config(world, options.tedge_toml, reader=system.user)
     findings += unread
     wish = None
+    mappers = _mappers(world)
     if not any(finding.blocks is model.Area.ALL for finding in findings):
         parsed = tedge_toml.parse(data, options.tedge_toml)
         findings += parsed.findings
         if parsed.settings is not None:
-            wish = desired.derive(parsed.settings, world.accounts(system), tedge_dir=options.tedge_dir)
+            pairs = (*mappers.pairs, *device_pairs.of_tedge_toml(data, options.tedge_toml, mappers=mappers.names))
+            wish = desired.derive(
+                parsed.settings, world.accounts(system), tedge_dir=options.tedge_dir, device_pairs=pairs
+            )
             if any(finding.blocks is model.Area.BROKER for finding in parsed.findings):
                 # A value that cannot be used is absent here: that half of TLS is missing would be said of it, too.
                 wish = replace(wish, findings=tuple(f for f in wish.findings if f.code != "incomplete-tls"))
@@ -74,7 +85,36 @@ def load(world: World) -> Inputs:
         conf=leftovers.without(conf, behind) if conf is not None else None,
         listener_path=listener_path,
         findings=tuple(findings),
+        mapper_files=mappers.files,
         leftovers=behind,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mappers:
+    """What lies below /etc/tedge/mappers: where a mapper.toml is or may come, whose there is, what they present."""
+
+    files: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
+    pairs: tuple[device_pairs.DevicePair, ...] = ()
+
+
+def _mappers(world: World) -> _Mappers:
+    """Read every mapper.toml, by the rules for files that user tedge writes. What cannot be read is the mapper's."""
+    top = f"{world.settings.tedge_dir}/mappers"
+    try:
+        directories = sorted(name for name in os.listdir(top) if _MAPPER.fullmatch(name))[:_MOST_MAPPERS]
+    except OSError:
+        return _Mappers()
+    contents = {}
+    for name in directories:
+        with contextlib.suppress(opened.Refused):
+            contents[name] = shared.read(f"{top}/{name}/mapper.toml", world.roots())
+    pairs = (device_pairs.of_mapper(name, data, f"{top}/{name}") for name, data in contents.items())
+    return _Mappers(
+        files=tuple(f"{top}/{name}/mapper.toml" for name in directories),
+        names=frozenset(contents),
+        pairs=tuple(pair for pair in pairs if pair is not None),
     )
 
 

@@ -15,6 +15,7 @@ def _paths(world: World, inputs: Inputs) -> Iterator[str]:
     options = world.settings
     yield from (world.settings_path, options.tedge_toml, options.system_toml, options.broker_config)
     yield options.staging_dir
+    yield from (f"{options.tedge_dir}/mappers", *inputs.mapper_files)
     if inputs.conf is not None:
         yield from (directory.real for directory in inputs.conf.include_dirs)
     if inputs.wish is None:

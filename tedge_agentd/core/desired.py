@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import model
+from .device_pairs import DevicePair
 
 CLIENT_KEYS = "mqtt.client.auth"
 EXTERNAL_KEYS = "mqtt.external"
@@ -48,6 +49,7 @@ class Desired:
     agent_values: tuple[str, ...]  # what tedge-agent reads besides
     topic_root: str = "te"
     device_topic_id: str = "device/main//"
+    device_certs: frozenset[str] = frozenset()  # which thin-edge itself renews
     findings: tuple[model.Finding, ...] = ()
 
     def client_paths(self) -> tuple[str, ...]:
@@ -57,21 +59,32 @@ class Desired:
         return tuple(path for path in paths if path)
 
 
-def derive(settings: model.TedgeSettings, accounts: Accounts, *, tedge_dir: str) -> Desired:
-    """Return what the settings ask for. Pure arithmetic on the settings: no file has been looked at yet."""
+def derive(
+    settings: model.TedgeSettings,
+    accounts: Accounts,
+    *,
+    tedge_dir: str,
+    device_pairs: tuple[DevicePair, ...] = (),
+) -> Desired:
+    """Return what the settings ask for. Pure arithmetic on the settings: no file has been looked at yet.
+
+    `device_pairs` are those of single clouds and mappers, besides the settings' own.
+    """
     bind = settings.bind
+    devices = _device_files(settings, tedge_dir, device_pairs)
     internal = model.Listener(port=bind.port, address=bind.address) if bind.enabled else None
     external, findings = _external(settings.external)
     return Desired(
         internal=internal,
         external=external,
-        rules=_rules(settings, accounts, tedge_dir),
+        rules=_rules(settings, accounts, devices),
         client=settings.client,
         client_user=accounts.client_user,
         client_values=_client_values(settings),
         agent_values=(str(settings.http_bind_address or settings.external.address or bind.address),),
         topic_root=settings.topic_root,
         device_topic_id=settings.device_topic_id,
+        device_certs=frozenset(_same(one.path) for one in devices if one.kind is model.FileKind.CERTIFICATE),
         findings=(*findings, *_client_findings(settings)),
     )
 
@@ -140,11 +153,42 @@ def _insecure(external: External) -> model.Finding:
 # Files ------------------------------------------------------------------------------------------------------
 
 
-def _rules(settings: model.TedgeSettings, accounts: Accounts, tedge_dir: str) -> tuple[model.FileRule, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DeviceFile:
+    path: str
+    key: str
+    kind: model.FileKind
+    may_be_bridged: bool  # whether the broker reads it where the mosquitto bridge is configured
+
+
+def _device_files(
+    settings: model.TedgeSettings, tedge_dir: str, pairs: tuple[DevicePair, ...]
+) -> tuple[_DeviceFile, ...]:
+    default = DevicePair(
+        mapper="",
+        cert=settings.device_cert_path or f"{tedge_dir}/device-certs/tedge-certificate.pem",
+        key=settings.device_key_path or f"{tedge_dir}/device-certs/tedge-private-key.pem",
+    )
+    files = []
+    for pair in (default, *pairs):
+        suffix = f" ({pair.mapper})" if pair.mapper else ""
+        named = (
+            (pair.cert, "device.cert_path", model.FileKind.CERTIFICATE),
+            (pair.key, "device.key_path", model.FileKind.KEY),
+        )
+        files += [
+            _DeviceFile(path=path, key=key + suffix, kind=kind, may_be_bridged=pair is default or pair.may_be_bridged)
+            for path, key, kind in named
+            if path is not None
+        ]
+    return tuple(files)
+
+
+def _rules(
+    settings: model.TedgeSettings, accounts: Accounts, devices: tuple[_DeviceFile, ...]
+) -> tuple[model.FileRule, ...]:
     """One rule a path, in the order of the keys. A file that both need is the client user's (contract 7)."""
     client = settings.client
-    device_cert = settings.device_cert_path or f"{tedge_dir}/device-certs/tedge-certificate.pem"
-    device_key = settings.device_key_path or f"{tedge_dir}/device-certs/tedge-private-key.pem"
     kind = model.FileKind
     auth = CLIENT_KEYS
     client_files = [
@@ -156,18 +200,15 @@ def _rules(settings: model.TedgeSettings, accounts: Accounts, tedge_dir: str) ->
         (settings.external.cert_file, f"{EXTERNAL_KEYS}.cert_file", kind.CERTIFICATE),
         (settings.external.key_file, f"{EXTERNAL_KEYS}.key_file", kind.KEY),
     ]
-    device_files = [
-        (device_cert, "device.cert_path", kind.CERTIFICATE),
-        (device_key, "device.key_path", kind.KEY),
-    ]
-    if not settings.bridge_built_in:  # then the broker itself connects to the cloud (facts/thin-edge.md 4)
-        broker_files += device_files
+    # Without the built-in bridge it is the broker itself that connects to the cloud (facts/thin-edge.md 4).
+    bridged = [one for one in devices if one.may_be_bridged and not settings.bridge_built_in]
+    broker_files += [(one.path, one.key, one.kind) for one in bridged]
     rules: dict[str, model.FileRule] = {}
     for path, key, what in client_files:
         if path:
             rules.setdefault(_same(path), _client_rule(path, key, what, accounts))
-    # The built-in bridge reads the device pair as the client user, and `tedge connect` gives it to that user.
-    shared = {_same(path) for path, _, _ in device_files} if settings.bridge_built_in else set()
+    # The mappers read the device pairs as the client user, and `tedge connect` gives them to that user.
+    shared = {_same(one.path) for one in devices if one not in bridged}
     for path, key, what in broker_files:
         if not path:
             continue

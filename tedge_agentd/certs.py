@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from . import certs_output
 from . import settings as options
-from .core import desired, errors, tedge_toml
+from .core import desired, errors, model, tedge_toml
 from .core import pki as policy
 from .core import pki_register as reg
-from .host import files, opened, pki
+from .host import files, network, opened, pki
 from .host.pki_issuer import Issuer, Means, Request
 from .host.pki_store import Store
 
@@ -24,7 +24,7 @@ Work = Callable[[Issuer], int]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The machine the commands work on. `addresses`: where the external listener is bound, if that is known."""
+    """The machine the commands work on. `addresses`: where the external listener is reached."""
 
     means: Means
     state_dir: str = options.STATE_DIR
@@ -79,7 +79,7 @@ def this_machine(settings_path: str = options.PATH) -> Context:
     chosen, _ = options.parse(_bytes(settings_path), settings_path)
     system, _ = tedge_toml.parse_system(_bytes(chosen.system_toml), chosen.system_toml)
     tedge = tedge_toml.parse(_bytes(chosen.tedge_toml), chosen.tedge_toml).settings
-    address = tedge.external.address if tedge is not None else None
+    external = tedge.external if tedge is not None else model.ExternalSettings()
     return Context(
         means=Means(now=int(time.time()), synchronized=pki.clock_synchronized(), settings=pki_settings(chosen)),
         tedge_dir=chosen.tedge_dir,
@@ -90,7 +90,7 @@ def this_machine(settings_path: str = options.PATH) -> Context:
             client_group=system.group,
         ),
         names=host_names(),
-        addresses=() if address is None else (str(address),),
+        addresses=network.reached_at(external.address, external.interface),
     )
 
 

@@ -32,7 +32,7 @@ class Daemon:
         self._notify = notify.Notifier()
         self._settle = settle.Settle(world.settings.settle_quiet, world.settings.settle_max)
         self._cloud = cloud.Cloud(world)
-        self._renewal = renewal.Renewal(world.state.directory, journal.certificate_renewed)
+        self._renewal = renewal.Renewal(world.state.directory, journal.certificate_renewed, progress=self._progress)
         world.progress = self._progress
         self._context = status.Context(pid=os.getpid(), since=world.epoch())
         self._report: reconcile.Report | None = None
@@ -75,8 +75,8 @@ class Daemon:
         if changed:
             self._settle.event(now)
         self._progress()
-        if now >= self._renewal.due() and self._renewal.look(self.world.settings) and self._report is not None:
-            self._settle.event(now)  # what it wrote is seen anyway, what it found is not
+        if now >= self._renewal.due():
+            self._renew(now)
         due = self._settle.due()
         if self._reload or now >= self._next_look or (due is not None and now >= due):
             self._pass()
@@ -84,6 +84,13 @@ class Daemon:
             self._rehearse()
         else:
             self._sleep()
+
+    def _renew(self, now: float) -> None:
+        """Look after the local PKI; at start before the first pass, so that the broker begins with what is new."""
+        if self._report is None and self._renewal.exists:
+            self._notify.extend(_PASS_S)
+        if self._renewal.look(self.world.settings) and self._report is not None:
+            self._settle.event(now)  # what it wrote is seen anyway, what it found is not
 
     def _rehearse_at(self) -> float | None:
         """When to use the rest of the settle time; None when there is nothing to settle, or it has been used."""
@@ -147,6 +154,8 @@ class Daemon:
             return
         self._watch.set_paths(watched.paths(self.world, report.inputs))
         self._watch_units(report)
+        if report.inputs.wish is not None:
+            self._renewal.reached_as(report.inputs.wish.external)
         self._publish(report)
 
     def _before_jobs(self) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from . import reconcile, status
+from . import reconcile, renewal, status, status_command
 from .core import desired, model, tedge_toml
 from .host import files, opened
 from .world import World
@@ -21,7 +21,7 @@ def show(world: World, *, as_json: bool, diff: bool) -> int:
     if as_json:
         print(json.dumps(_document(report, world), indent=1))
     else:
-        print(_text(report))
+        print(_text(report, world))
         if diff:
             sys.stdout.write(_diff(report))
     return _code(report)
@@ -52,7 +52,7 @@ def _code(report: reconcile.Report) -> int:
 
 
 def _document(report: reconcile.Report, world: World) -> dict[str, Any]:
-    document = status.document(report, status.Context(epoch=world.epoch()))
+    document = _status(report, world)
     for name in ("last_pass", "counters", "since", "pid"):
         del document[name]
     document["operations"] = [operation.describe() for operation in report.plan.operations]
@@ -60,9 +60,15 @@ def _document(report: reconcile.Report, world: World) -> dict[str, Any]:
     return document
 
 
-def _text(report: reconcile.Report) -> str:
+def _status(report: reconcile.Report, world: World) -> dict[str, Any]:
+    renewers = renewal.Renewal(world.state.directory, lambda *_: None).renewers()
+    return status.document(report, status.Context(epoch=world.epoch(), renewers=renewers))
+
+
+def _text(report: reconcile.Report, world: World) -> str:
+    in_use = "".join(f"{line}\n" for line in status_command.certificates(_status(report, world)))
     todo = "".join(f"would {operation.describe()}\n" for operation in report.plan.operations)
-    return _findings(report) + (todo or "nothing to do\n") + f"state: {report.outcome.value}"
+    return in_use + _findings(report) + (todo or "nothing to do\n") + f"state: {report.outcome.value}"
 
 
 def _findings(report: reconcile.Report) -> str:

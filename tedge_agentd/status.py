@@ -43,7 +43,7 @@ class Context:
     epoch: float = 0.0
     pending: bool = False  # an event was seen and its pass has not been run yet
     counters: Counters = field(default_factory=Counters)
-    renewers: Mapping[str, str] = field(default_factory=dict)  # who renews the certificate at a path
+    renewers: Mapping[str, str] = field(default_factory=dict)  # who renews a certificate, by its sha256
 
 
 def document(report: reconcile.Report, context: Context) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def document(report: reconcile.Report, context: Context) -> dict[str, Any]:
         "listener_file": made.path,
         "listeners": _listeners(report),
         "files": _files(report),
-        "certificates": [_certificate(c, context) for c in report.seen.certificates],
+        "certificates": [_certificate(c, _renewer(c, report, context), context) for c in report.seen.certificates],
         "services": _services(report),
         "findings": [_finding(finding) for finding in report.findings],
         "last_pass": {
@@ -141,12 +141,20 @@ def _files(report: reconcile.Report) -> list[dict[str, Any]]:
     return result
 
 
-def _certificate(entry: observed.CertificateInUse, context: Context) -> dict[str, Any]:
+def _renewer(entry: observed.CertificateInUse, report: reconcile.Report, context: Context) -> str:
+    """Who replaces a certificate before it ends; "" if nobody we know."""
+    wish = report.inputs.wish
+    if wish is not None and os.path.normpath(entry.facts.path) in wish.device_certs:
+        return "thin-edge"
+    return context.renewers.get(entry.facts.sha256, "")
+
+
+def _certificate(entry: observed.CertificateInUse, renewer: str, context: Context) -> dict[str, Any]:
     facts = entry.facts
     return {
         "path": facts.path,
         "role": entry.role,
-        "renewed_by": context.renewers.get(facts.path, ""),
+        "renewed_by": renewer,
         "subject": facts.subject,
         "issuer": facts.issuer,
         "sans": list(facts.sans),

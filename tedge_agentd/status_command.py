@@ -76,11 +76,7 @@ def text(data: Mapping[str, Any]) -> str:
         f"{entry['address'] or entry['interface'] or 'all addresses'}{'' if entry['verified'] else ' (not verified)'}"
         for entry in data["listeners"]
     ]
-    lines += [
-        f"certificate: {entry['path']} ({entry['role']}) {entry['subject']}, {entry['days_left']} d left"
-        + (f", renewed by {entry['renewed_by']}" if entry["renewed_by"] else "")
-        for entry in data["certificates"]
-    ]
+    lines += certificates(data)
     lines += [
         f"file: {entry['path']} {entry['owner'] or '-'}:{entry['group'] or '-'} {entry['mode'] or 'missing'}"
         + ("" if entry["ok"] else " (not right, see findings)")
@@ -96,3 +92,15 @@ def text(data: Mapping[str, Any]) -> str:
         if entry["remedy"]:
             lines.append(f"  remedy: {entry['remedy']}")
     return "\n".join(lines)
+
+
+def certificates(data: Mapping[str, Any]) -> list[str]:
+    """A line for each certificate in use."""
+    return [
+        f"certificate: {entry['path']} ({entry['role']}) {entry['subject']}"
+        + (f" for {', '.join(entry['sans'])}" if entry["sans"] else "")
+        + (f", issued by {entry['issuer']}" if entry["issuer"] != entry["subject"] else "")
+        + f", {entry['days_left']} d left"
+        + (f", renewed by {entry['renewed_by']}" if entry["renewed_by"] else "")
+        for entry in data["certificates"]
+    ]

@@ -79,6 +79,22 @@ def due(issued: int, not_after: int, now: int, serial: int) -> bool:
     return now >= next_renewal(issued, not_after, serial)
 
 
+def next_moment(register: Register, now: int, names: Sequence[str] | None = None) -> float:
+    """When the next renewal of a certificate or a CA falls due after now; infinity if none does."""
+    leaves = [one for one in register.issued if is_ours_to_renew(one)]
+    moments = [next_renewal(one.issued, one.not_after, one.serial) for one in leaves]
+    moments += [next_renewal(one.created, one.not_after, one.serial) for one in register.authorities]
+    moments += [one.issued + NAMES_PAUSE for one in leaves if _lacking(one, names)]
+    return min((moment for moment in moments if moment > now), default=float("inf"))
+
+
+def _lacking(one: Issued, names: Sequence[str] | None) -> list[str]:
+    """The names under which the server is reached, and which its certificate has not."""
+    if one.role is not Role.SERVER or names is None:
+        return []
+    return [name for name in usable_names(names) if name not in one.names]
+
+
 def clock_problem(register: Register, now: int, *, synchronized: bool) -> str:
     """Why nothing may be issued by this clock; "" when it may.
 
@@ -102,10 +118,9 @@ def reason_to_renew(one: Issued, now: int, *, synchronized: bool, names: Sequenc
         return "two thirds of its life are over"
     if synchronized and now < one.not_before:
         return "it was issued by a clock that was ahead and is not valid yet"
-    if one.role is Role.SERVER and names is not None and abs(now - one.issued) >= NAMES_PAUSE:
-        lacking = [name for name in usable_names(names) if name not in one.names]
-        if lacking:
-            return f"it lacks {', '.join(lacking)}"
+    lacking = _lacking(one, names)
+    if lacking and abs(now - one.issued) >= NAMES_PAUSE:
+        return f"it lacks {', '.join(lacking)}"
     return ""
 
 

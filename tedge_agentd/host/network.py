@@ -16,6 +16,8 @@ _NO_ADDRESS = "0.0.0.0"  # noqa: S104  # what an interface without one answers i
 _LISTEN = "0A"  # TCP_LISTEN of the kernel's net/tcp_states.h
 _LINK_SCOPE = 0x20  # IPV6_ADDR_LINKLOCAL of the kernel's net/ipv6.h
 _NOT_BINDABLE = 0x40 | 0x08  # IFA_F_TENTATIVE, IFA_F_DADFAILED of linux/if_addr.h
+_TEMPORARY = 0x01  # IFA_F_TEMPORARY: another one tomorrow (RFC 8981)
+_MOST = 16  # addresses that are worth a name in a certificate
 _PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
@@ -37,6 +39,30 @@ def observe(addresses: Iterable[model.IPAddress], interfaces: Iterable[str]) -> 
         local_addresses=frozenset(address for address in addresses if _is_local(address)),
         unprivileged_port_start=_unprivileged_port_start(),
     )
+
+
+def reached_at(address: model.IPAddress | None, interface: str | None) -> tuple[str, ...]:
+    """Return the addresses at which others reach a listener that is bound so, for the names of its certificate.
+
+    One on all addresses is reached at the first address of each interface. Works in the same sandbox.
+    """
+    if address is not None and not address.is_unspecified:
+        return (str(address),)
+    names = _interfaces() if interface is None else (interface,)
+    first_ipv6 = _first_ipv6(_NOT_BINDABLE | _TEMPORARY)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        found = [*(_first_ipv4(asker, name) for name in names), *(first_ipv6.get(name) for name in names)]
+    return tuple(
+        str(one)
+        for one in found
+        if one is not None and not one.is_loopback and (address is None or one.version == address.version)
+    )[:_MOST]
+
+
+def _interfaces() -> tuple[str, ...]:
+    """if_nameindex(3) asks by netlink, which the sandbox has not."""
+    with open("/proc/self/net/dev", encoding="ascii") as file:
+        return tuple(sorted(line.partition(":")[0].strip() for line in file if ":" in line))
 
 
 def _listening(path: str) -> list[model.Socket]:
@@ -69,14 +95,14 @@ def _first_ipv4(asker: socket.socket, name: str) -> ipaddress.IPv4Address | None
     return None if address == _NO_ADDRESS else ipaddress.IPv4Address(address)
 
 
-def _first_ipv6() -> dict[str, ipaddress.IPv6Address]:
-    """Return the first address of each interface that a listener could be bound to."""
+def _first_ipv6(unfit: int = _NOT_BINDABLE) -> dict[str, ipaddress.IPv6Address]:
+    """Return the first address of each interface that a listener could be bound to, without any of these flags."""
     found: dict[str, ipaddress.IPv6Address] = {}
     try:
         with open("/proc/self/net/if_inet6", encoding="ascii") as file:
             for line in file:
                 address, _, _, scope, flags, name = line.split()
-                if not int(scope, 16) & _LINK_SCOPE and not int(flags, 16) & _NOT_BINDABLE:
+                if not int(scope, 16) & _LINK_SCOPE and not int(flags, 16) & unfit:
                     found.setdefault(name, ipaddress.IPv6Address(bytes.fromhex(address)))
     except FileNotFoundError:
         pass

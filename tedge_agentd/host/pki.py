@@ -31,6 +31,25 @@ def status(state_dir: str) -> tuple[reg.Issued, ...]:
     return Store(state_dir).register().issued
 
 
+def ours(state_dir: str) -> frozenset[str]:
+    """The sha256 of every certificate that is renewed here, CAs included; none where the register is damaged."""
+    try:
+        register = Store(state_dir).register()
+    except errors.InputError:
+        return frozenset()
+    leaves = (one.sha256 for one in register.issued if policy.is_ours_to_renew(one))
+    return frozenset((*leaves, *(one.sha256 for one in register.authorities)))
+
+
+def next_moment(state_dir: str, now: int, names: Sequence[str] | None = None) -> float:
+    """When the next renewal falls due, in seconds since the epoch; infinity if none does. What is overdue is none."""
+    try:
+        register = Store(state_dir).register()
+    except errors.InputError:
+        return float("inf")
+    return policy.next_moment(register, now, names)
+
+
 def renew_due(
     state_dir: str, now: int, *, names: Sequence[str] | None = None, synchronized: bool = False
 ) -> tuple[Renewed, ...]:

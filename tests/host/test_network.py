@@ -160,3 +160,43 @@ def test_the_machine_itself_can_be_looked_at() -> None:
         found = network.observe([ipaddress.IPv4Address("127.0.0.1")], ["lo"])
         assert server.getsockname()[1] in {s.port for s in found.sockets}
     assert found.interfaces["lo"].ipv4 == ipaddress.IPv4Address("127.0.0.1")
+
+
+_REACHED = """
+import ipaddress, subprocess, sys
+from tedge_agentd.host import network
+for command in sys.argv[3:]:
+    subprocess.run(["ip", *command.split()], check=True)
+address = ipaddress.ip_address(sys.argv[1]) if sys.argv[1] else None
+print(*network.reached_at(address, sys.argv[2] or None))
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "interface", "expected"),
+    [
+        ("", "", "192.0.2.1 198.51.100.1 2001:db8::1"),
+        ("0.0.0.0", "", "192.0.2.1 198.51.100.1"),
+        ("::", "", "2001:db8::1"),
+        ("192.0.2.2", "", "192.0.2.2"),
+        ("", "d1", "198.51.100.1"),
+        ("", "gone0", ""),
+    ],
+)
+def test_where_a_listener_is_reached_that_is_bound_so(address: str, interface: str, expected: str) -> None:
+    commands = [
+        *D0,
+        "address add 192.0.2.1/24 dev d0",
+        "address add 192.0.2.2/24 dev d0",
+        "address add 198.51.100.1/24 dev d1",
+        "address add 2001:db8::1/64 dev d0 nodad",
+    ]
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", _REACHED, address, interface, *commands],
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == expected

@@ -112,3 +112,15 @@ def test_the_daemon_renews_what_is_due_and_nobody_is_disconnected(gw: gateway.Ga
         assert crowd.dropped == 0
     assert gw.unit("mosquitto")["MainPID"] == broker
     assert any("renewed /etc/tedge/server-certs" in line for line in gw.messages("tedge-agentd"))
+
+
+def test_a_damaged_register_is_a_finding_and_costs_nothing(gw: gateway.Gateway) -> None:
+    secure(gw, "mutual")
+    before = gw.invocation("tedge-agentd")
+    gw.write(REGISTER, "garbage", mode=0o600)
+    gw.run("systemctl reload tedge-agentd")
+    status = scenes.settled(gw)
+    assert {one["renewed_by"] for one in status["certificates"]} == {""}
+    assert gw.invocation("tedge-agentd") == before
+    gw.run("systemctl restart tedge-agentd")
+    assert "pki-damaged" in scenes.codes(scenes.settled(gw))

@@ -465,3 +465,33 @@ def test_a_new_certificate_takes_the_place_of_the_old_one() -> None:
     assert register.find(reg.Role.SERVER) == renamed
     assert register.find(reg.Role.CHILD, "c2") == other
     assert register.find(reg.Role.TEDGE) is None
+
+
+# When to look again -----------------------------------------------------------------------------------------
+
+
+@given(SERIALS, LIVES, MOMENTS)
+def test_a_look_at_the_next_moment_finds_something_due(serial: int, life: int, now: int) -> None:
+    signer = authority()
+    one = leaf(signer, START, life, serial)
+    register = reg.Register(authorities=(signer,), issued=(one,))
+    moment = pki.next_moment(register, now)
+    assert moment > now
+    if moment != float("inf"):
+        then = int(moment)
+        assert pki.due(one.issued, one.not_after, then, serial) or pki.rollover_due(register, then)
+    assert not any(
+        now < pki.next_renewal(found.issued, found.not_after, found.serial) < moment for found in register.issued
+    )
+
+
+def test_a_name_that_the_server_lacks_is_looked_at_after_the_pause() -> None:
+    signer = authority()
+    register = reg.Register(authorities=(signer,), issued=(leaf(signer, START, 365 * DAY),))
+    assert pki.next_moment(register, START + 1, ["192.0.2.7"]) == START + pki.NAMES_PAUSE
+    assert pki.next_moment(register, START + 1, ["gateway"]) > START + DAY
+
+
+def test_what_was_handed_over_has_no_moment() -> None:
+    child = dataclasses.replace(leaf(authority(), START, 7 * DAY), role=reg.Role.CHILD)
+    assert pki.next_moment(reg.Register(issued=(child,)), START) == float("inf")

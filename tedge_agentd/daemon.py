@@ -38,6 +38,7 @@ class Daemon:
         self._report: reconcile.Report | None = None
         self._next_look = 0.0  # monotonic seconds; the first pass is due at once
         self._next_take = 0.0
+        self._woken = False  # something has happened that is not taken yet
         self._rehearsed: float | None = None  # the last change that a rehearsal has seen
         self._stop = False
         self._reload = False
@@ -72,6 +73,7 @@ class Daemon:
         if now >= self._next_take:
             changed |= self._watch.take()
             self._next_take = now + _TAKE_S
+            self._woken = False
         if changed:
             self._settle.event(now)
         self._progress()
@@ -109,7 +111,8 @@ class Daemon:
     def _sleep(self) -> None:
         """Wait for an event, a signal, the broker, or the next moment something is due."""
         moments = [self._next_look, self._renewal.due(), self._settle.due(), self._notify.next_ping(time.monotonic())]
-        if self._settle.due() is not None:
+        if self._woken or self._settle.due() is not None:
+            # The watch wakes once for all that is not taken yet: what came too early to be taken must not be slept on.
             moments += [self._next_take, self._rehearse_at()]
         wait = max(0.0, min(moment for moment in moments if moment is not None) - time.monotonic())
         sources = [self._read_end]
@@ -118,6 +121,7 @@ class Daemon:
         select.select(sources, [], [], wait)
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_end, 4096)
+            self._woken = True
 
     def _units_changed(self) -> bool:
         """Whether the broker or a client started, stopped or failed; who did it does not matter."""

@@ -112,7 +112,7 @@ class Daemon:
         """Wait for an event, a signal, the broker, or the next moment something is due."""
         moments = [self._next_look, self._renewal.due(), self._settle.due(), self._notify.next_ping(time.monotonic())]
         if self._woken or self._settle.due() is not None:
-            # The watch wakes once for all that is not taken yet: what came too early to be taken must not be slept on.
+            # The watch wakes once for all that is not taken yet: what came too early to be taken is not slept on.
             moments += [self._next_take, self._rehearse_at()]
         wait = max(0.0, min(moment for moment in moments if moment is not None) - time.monotonic())
         sources = [self._read_end]

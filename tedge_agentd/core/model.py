@@ -254,7 +254,7 @@ class UnitFacts:
     started_usec: int = 0  # ExecMainStartTimestampMonotonic
     main_pid: int = 0
     result: str = ""
-    job: bool = False  # a job is queued for it
+    job: bool = False  # a job that starts or stops it is queued
 
     @property
     def is_active(self) -> bool:

@@ -58,6 +58,9 @@ class TransientResult:
 
 Property = tuple[str, str, object]  # name, D-Bus signature, value
 
+# Those that leave a running process alone: logrotate reloads the broker, which is nothing to wait for.
+_HARMLESS_JOBS = {"reload", "verify-active", "nop"}
+
 
 class Systemd(manager.Manager):
     """Units and their jobs. Everything raises `bus.BusUnavailableError` when D-Bus or systemd is not there."""
@@ -107,8 +110,9 @@ class Systemd(manager.Manager):
         0.6 ms a unit; GetAll, once for Unit and once for Service, brings 300 properties and costs three times that.
         """
         found, load, active, sub = (manager.text(row[i]) for i in (0, 2, 3, 4))
+        starts_or_stops = bool(row[7]) and manager.text(row[8]) not in _HARMLESS_JOBS
         facts = model.UnitFacts(
-            name=name or found, load_state=load, active_state=active, sub_state=sub, job=bool(row[7])
+            name=name or found, load_state=load, active_state=active, sub_state=sub, job=starts_or_stops
         )
         if load not in {"loaded", "masked"} or not found.endswith(".service"):
             return facts

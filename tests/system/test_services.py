@@ -575,3 +575,20 @@ def sandbox_properties() -> list[str]:
     service = lines[lines.index("[Service]") + 1 : lines.index("[Install]")]
     others = r"Type|Exec|Restart|Success|Timeout|Watchdog|KillMode|ConfigurationDirectory|StateDirectory|IPAddress|#"
     return [line for line in service if line and not re.match(others, line)]
+
+
+def test_a_reload_that_is_under_way_is_no_start_or_stop(gw: gateway.Gateway) -> None:
+    add_unit(gw, "slow.service", f"{SLEEPER}ExecReload=/bin/sleep 2\nExecStop=/bin/sleep 2\n")
+    gw.run("systemctl start slow.service")
+    reloading, stopping = ask(
+        gw,
+        """
+        result = []
+        for verb in ("reload", "stop"):
+            sh(f"systemctl --no-block {verb} slow.service; sleep 0.3")
+            result.append(systemd.unit("slow.service"))
+            sh("sleep 2")
+        """,
+    )
+    assert (reloading.job, reloading.active_state) == (False, "reloading")
+    assert (stopping.job, stopping.active_state) == (True, "deactivating")

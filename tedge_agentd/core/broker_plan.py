@@ -36,6 +36,8 @@ def want(
     if wish.external is not None:
         findings += seen.pair.findings if seen.pair is not None else ()
         findings += seen.client_cas.findings if seen.client_cas is not None else ()
+        if not blocked(findings):
+            findings += _unproven(wish.external, seen)
         tls = staging.tls(staging_dir, seen.pair, seen.client_cas)
         external, problems = binding.resolve(wish.external, tls, seen.network)
         findings += problems
@@ -44,6 +46,27 @@ def want(
             checks.append(binding.in_use(external, seen.network, seen.broker_uids))
         findings += [finding for finding in checks if finding is not None]
     return model.ListenerFile(internal=internal, external=external, sources=_sources(wish)), tuple(findings)
+
+
+def _unproven(external: desired.External, seen: observed.Observed) -> list[model.Finding]:
+    """What TLS needs and nobody has found usable, for whatever reason: without it the listener would be weaker."""
+    pair, cas = seen.pair, seen.client_cas
+    missing = []
+    if external.level is not model.Level.NONE and (pair is None or pair.combined is None):
+        missing.append(("cert_file", external.cert))
+    if external.level is model.Level.MUTUAL and (cas is None or cas.certificates is None):
+        missing.append(("ca_path", external.client_ca))
+    return [
+        model.Finding(
+            code="source-missing",
+            severity=model.Severity.ERROR,
+            where=f"{desired.EXTERNAL_KEYS}.{key}",
+            message=f"{path} could not be looked at",
+            remedy="systemctl reload tedge-agentd looks again",
+            blocks=model.Area.BROKER,
+        )
+        for key, path in missing
+    ]
 
 
 def _internal_findings(internal: model.Listener, seen: observed.Observed) -> list[model.Finding]:

@@ -132,3 +132,23 @@ def test_without_a_readable_tedge_toml_the_internal_listener_is_the_last_good_on
     )
     made = test_plan.make(None, seen)
     assert made.target == model.ListenerFile(internal=model.Listener(port=1883, address=test_plan.LAN))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pair": None},
+        {"pair": observed.Pair()},
+        {"client_cas": None},
+        {"client_cas": observed.ClientCas()},
+        {"pair": None, "client_cas": None},
+    ],
+    ids=["no pair", "an unusable pair", "no CA", "an unusable CA", "neither"],
+)
+def test_what_nobody_has_looked_at_opens_no_weaker_listener(changes: dict[str, object]) -> None:
+    """TLS without a pair would be plaintext, mutual TLS without a CA would take everybody."""
+    seen = test_plan.machine(pair=test_plan.pair(), client_cas=observed.ClientCas(certificates=(("a" * 64, b"a"),)))
+    wish, seen = test_plan.wish_of(test_plan.MUTUAL, seen)
+    made = test_plan.make(wish, replace(seen, **changes))  # type: ignore[arg-type]
+    assert "source-missing" in {finding.code for finding in made.findings}
+    assert made.target == model.ListenerFile(internal=wish.internal)

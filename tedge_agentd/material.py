@@ -1,15 +1,20 @@
 """The sources of what the broker serves: read by the rules of contract 7, checked, and turned into what is staged."""
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from . import sources
 from .core import certificate_facts, desired, model, observed, remarks
 from .host import certificates, opened, pem, users, walk
 
 EXTERNAL, AUTH = desired.EXTERNAL_KEYS, desired.CLIENT_KEYS
 _SERVER_ROLES, _CLIENT_ROLES = ("server", "client CA"), ("client", "broker CA")
-_CA_NAMES = (".pem", ".crt", ".cer")  # what thin-edge takes for certificates in a directory
+HALF_S = 30.0  # every tool replaces the second half within seconds
+MISMATCH = "key-mismatch"
+PUBLIC_CAS = "/etc/ssl/certs"  # as clients' CAs: a hundred and more, which Debian's ca-certificates looks after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,22 +27,14 @@ class Found:
     findings: tuple[model.Finding, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """A file's bytes, or why there are none."""
-
-    key: str
-    path: str
-    data: bytes | None = field(default=None, repr=False)
-    finding: model.Finding | None = None
-
-
 class Material:
     """Reads sources. A CA directory is read again only when its listing (names, inodes, sizes, times) changed."""
 
-    def __init__(self, inspector: certificates.Inspector) -> None:
+    def __init__(self, inspector: certificates.Inspector, clock: Callable[[], float] = time.monotonic) -> None:
         self._inspector = inspector
-        self._directories: dict[str, tuple[object, tuple[tuple[str, bytes], ...]]] = {}
+        self._clock = clock
+        self._directories: dict[tuple[str, model.Role], tuple[object, tuple[tuple[str, bytes], ...]]] = {}
+        self._halves: dict[tuple[str, str], tuple[bytes, float]] = {}
 
     def read(
         self,
@@ -53,121 +50,141 @@ class Material:
         """
         if wish is None:
             return Found()
-        theirs, their_cas = _client_requests(wish, roots, client)
-        external = wish.external
-        if external is None or external.cert is None or external.key is None or broker is None:
-            pairs, cas = self._inspector.inspect(theirs, their_cas)
-            return Found(in_use=_in_use(pairs, cas, _CLIENT_ROLES), findings=remarks.client(pairs, cas, now))
-        owners = frozenset({0, broker.uid, *({client.uid} if client is not None else ())})
-        cert = _file(f"{EXTERNAL}.cert_file", external.cert, roots, broker, owners=owners)
-        key = _file(f"{EXTERNAL}.key_file", external.key, roots, broker, owners=owners)
-        refused = [source.finding for source in (cert, key) if source.finding is not None]
-        ours = []
-        if cert.data is not None and key.data is not None:
-            ours.append(
-                certificates.PairRequest(cert_path=cert.path, cert=cert.data, key_path=key.path, key=key.data)
-            )
-        sources, is_dir, ca_refused = self._ca_files(external.client_ca, roots, broker)
-        our_cas = []
-        if external.client_ca is not None and not ca_refused:
-            our_cas.append(certificates.CaRequest(path=external.client_ca, files=sources))
-        all_pairs, all_cas = self._inspector.inspect([*ours, *theirs], [*our_cas, *their_cas])
-        pairs, their_pairs = all_pairs[: len(ours)], all_pairs[len(ours) :]
-        cas, their_facts = all_cas[: len(our_cas)], all_cas[len(our_cas) :]
-        pair = observed.Pair(findings=tuple(refused))
-        if pairs:
-            assert cert.data is not None
-            assert key.data is not None
-            pair = _pair(pairs[0], cert, key)
-        client_cas = None
-        if external.client_ca is not None:
-            client_cas = observed.ClientCas(is_dir=is_dir, findings=ca_refused)
-            if cas:
-                client_cas = _client_cas(cas[0], sources, is_dir=is_dir)
+        named = self._server_sources(wish, roots, broker, client)
+        ours, our_cas = named.requests()
+        theirs, their_cas = self._client_requests(wish, roots, client)
+        pairs, cas = self._inspector.inspect([*ours, *theirs], [*our_cas, *their_cas])
+        server = remarks.Facts(pairs=pairs[: len(ours)], cas=cas[: len(our_cas)])
+        clients = remarks.Facts(pairs=pairs[len(ours) :], cas=cas[len(our_cas) :])
+        halves = [
+            self._half(facts, _pair_digest(request))
+            for facts, request in zip(clients.pairs, theirs, strict=True)
+            if any(problem.code == MISMATCH for problem in facts.problems)
+        ]
         return Found(
-            pair=pair,
-            client_cas=client_cas,
-            in_use=(*_in_use(pairs, cas, _SERVER_ROLES), *_in_use(their_pairs, their_facts, _CLIENT_ROLES)),
+            pair=self._pair(named, server),
+            client_cas=_client_cas_of(named, server),
+            in_use=(*_in_use(server, _SERVER_ROLES), *_in_use(clients, _CLIENT_ROLES)),
             findings=(
-                *remarks.server(pairs, cas, now, wish),
-                *remarks.client(their_pairs, their_facts, now),
+                *remarks.server(server, clients, now, wish),
+                *remarks.client(server, clients, now, wish),
+                *(_half_of_clients(half, f"{AUTH}.cert_file") for half in halves),
             ),
         )
 
-    def _ca_files(
-        self, path: str | None, roots: walk.Roots, reader: users.Account
-    ) -> tuple[tuple[tuple[str, bytes], ...], bool, tuple[model.Finding, ...]]:
-        """Return the CA's files, whether it is a directory, and why it cannot be read."""
-        if path is None:
-            return (), False, ()
+    # The server's -------------------------------------------------------------------------------------------
+
+    def _server_sources(
+        self,
+        wish: desired.Desired,
+        roots: walk.Roots,
+        broker: users.Account | None,
+        client: users.Account | None,
+    ) -> sources.Sources:
+        external = wish.external
+        if external is None or external.cert is None or external.key is None or broker is None:
+            return sources.Sources()
+        owners = frozenset({0, broker.uid, *({client.uid} if client is not None else ())})
+        cert = sources.read(f"{EXTERNAL}.cert_file", external.cert, roots, broker, owners=owners)
+        key = sources.read(f"{EXTERNAL}.key_file", external.key, roots, broker, owners=owners)
+        if external.client_ca is None:
+            return sources.Sources(cert=cert, key=key)
         try:
-            with walk.open_source(path, roots, model.Role.CA, reader) as source:
-                if not source.is_dir:
-                    return ((path, opened.read(source)),), False, ()
-                listing = opened.listing(source)
+            files, is_dir = self._ca_files(external.client_ca, roots, broker, model.Role.CA)
         except opened.Refused as error:
-            return (), False, (_refused(f"{EXTERNAL}.ca_path", error),)
-        known = self._directories.get(path)
-        if known is None or known[0] != listing:
-            files = tuple(_entries(path, [name for name, *_ in listing], roots, reader))
-            known = (listing, files)
-            self._directories = {path: known}
-        return known[1], True, ()
+            return sources.Sources(
+                cert=cert, key=key, ca=sources.Ca(refused=sources.refused(f"{EXTERNAL}.ca_path", error))
+            )
+        return sources.Sources(cert=cert, key=key, ca=sources.Ca(path=external.client_ca, files=files, is_dir=is_dir))
 
+    def _pair(self, named: sources.Sources, facts: remarks.Facts) -> observed.Pair | None:
+        cert, key = named.cert, named.key
+        if cert is None or key is None:
+            return None
+        if not facts.pairs:
+            return observed.Pair(findings=tuple(one.finding for one in (cert, key) if one.finding is not None))
+        found = _pair(facts.pairs[0], cert, key)
+        if not any(finding.code == MISMATCH for finding in found.findings):
+            return found
+        half = self._half(facts.pairs[0], _digest(cert.data or b"", key.data or b""))
+        return replace(
+            found,
+            findings=tuple(_as_half(one, half) if one.code == MISMATCH else one for one in found.findings),
+        )
 
-def _entries(
-    directory: str, names: list[str], roots: walk.Roots, reader: users.Account
-) -> Iterator[tuple[str, bytes]]:
-    """The certificate files of a directory; hash links name the same files again and are passed over."""
-    for name in names:
-        if not name.endswith(_CA_NAMES):
-            continue
-        path = f"{directory}/{name}"
-        try:
-            with walk.open_source(path, roots, model.Role.CA, reader) as source:
-                if not source.is_dir:
-                    yield path, opened.read(source)
-        except opened.Refused:
-            yield path, b""  # the inspection reports it as a file without a certificate
+    def _half(self, facts: certificate_facts.PairFacts, digest: bytes) -> "_Half":
+        """For how long a pair has not matched with just these contents: a renewal replaces one after the other."""
+        names = (facts.cert_path, facts.key_path or "")
+        now = self._clock()
+        known, since = self._halves.get(names, (b"", now))
+        if known != digest:
+            since = now
+        self._halves[names] = (digest, since)
+        problem = next(problem for problem in facts.problems if problem.code == MISMATCH)
+        return _Half(problem=problem, is_young=now - since < HALF_S)
 
-
-def _file(  # noqa: PLR0913  # as the rules for it
-    key: str,
-    path: str,
-    roots: walk.Roots,
-    reader: users.Account,
-    role: model.Role = model.Role.BROKER,
-    *,
-    owners: frozenset[int] | None = None,
-) -> _Source:
-    """Read a source. One of an owner that is not among `owners` has to be readable for the reader itself."""
-    try:
+    def _ca_files(
+        self, path: str, roots: walk.Roots, reader: users.Account, role: model.Role
+    ) -> tuple[tuple[tuple[str, bytes], ...], bool]:
+        """Return the CA's files, and whether it is a directory. Raises Refused."""
         with walk.open_source(path, roots, role, reader) as source:
-            if owners is not None and source.access.uid not in owners and not opened.readable(source, reader):
-                reason = f"belongs to uid {source.access.uid}, and user {reader.name} could not read it"
-                raise opened.ForeignOwner(path, reason, f"chown {reader.name} {path}")
-            return _Source(key=key, path=path, data=opened.read(source))
-    except opened.Refused as error:
-        return _Source(key=key, path=path, finding=_refused(key, error))
+            if not source.is_dir:
+                return ((path, opened.read(source)),), False
+            listing = opened.listing(source)
+        known = self._directories.get((path, role))
+        if known is None or known[0] != listing:
+            files = tuple(sources.entries(path, [name for name, *_ in listing], roots, reader, role))
+            known = (listing, files)
+            # One directory of each role: the settings name no more.
+            self._directories = {key: value for key, value in self._directories.items() if key[1] is not role}
+            self._directories[path, role] = known
+        return known[1], True
+
+    # The clients' -------------------------------------------------------------------------------------------
+
+    def _client_requests(
+        self, wish: desired.Desired, roots: walk.Roots, client: users.Account | None
+    ) -> tuple[list[certificates.PairRequest], list[certificates.CaRequest]]:
+        """What the clients log in with, if they use TLS at all: only with a CA (facts/thin-edge.md 1.4).
+
+        What cannot be read is a finding of its file's rule.
+        """
+        named = wish.client
+        if client is None or not (named.ca_file or named.ca_dir):
+            return [], []
+        pairs: list[certificates.PairRequest] = []
+        cas: list[certificates.CaRequest] = []
+        owners = frozenset({0, client.uid})
+        if named.cert_file and named.key_file:
+            cert = sources.read(f"{AUTH}.cert_file", named.cert_file, roots, client, model.Role.CLIENT, owners=owners)
+            key = sources.read(f"{AUTH}.key_file", named.key_file, roots, client, model.Role.CLIENT, owners=owners)
+            if cert.data is not None:
+                has_key = key.data is not None
+                pairs.append(
+                    certificates.PairRequest(
+                        cert_path=cert.path, cert=cert.data, key_path=key.path if has_key else None, key=key.data
+                    )
+                )
+        for path in (named.ca_file, named.ca_dir):
+            if path and path.rstrip("/") != PUBLIC_CAS:
+                with contextlib.suppress(opened.Refused):
+                    files, _ = self._ca_files(path, roots, client, model.Role.CLIENT)
+                    cas.append(certificates.CaRequest(path=path, files=files))
+        return pairs, cas
 
 
-def _refused(key: str, error: opened.Refused) -> model.Finding:
-    is_missing = isinstance(error, opened.Missing)
-    another = f"tedge config set {key} FILE"
-    return model.Finding(
-        code="source-missing" if is_missing else "source-refused",
-        severity=model.Severity.ERROR,
-        where=key,
-        message=f"{error.path} {error.reason}",
-        remedy=f"put the file there, or {another}" if is_missing else error.remedy or another,
-        blocks=model.Area.BROKER,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Half:
+    """A certificate and a key of which one has been replaced; young while the other is probably on its way."""
+
+    problem: certificate_facts.Problem
+    is_young: bool
 
 
 # Facts to what is staged ------------------------------------------------------------------------------------
 
 
-def _pair(facts: certificate_facts.PairFacts, cert: _Source, key: _Source) -> observed.Pair:
+def _pair(facts: certificate_facts.PairFacts, cert: sources.Source, key: sources.Source) -> observed.Pair:
     assert cert.data is not None
     assert key.data is not None
     problems = list(facts.problems)
@@ -189,7 +206,7 @@ def _pair(facts: certificate_facts.PairFacts, cert: _Source, key: _Source) -> ob
     )
 
 
-def _problem(problem: certificate_facts.Problem, cert: _Source, key: _Source) -> model.Finding:
+def _problem(problem: certificate_facts.Problem, cert: sources.Source, key: sources.Source) -> model.Finding:
     return model.Finding(
         code=problem.code,
         severity=model.Severity.ERROR,
@@ -197,16 +214,55 @@ def _problem(problem: certificate_facts.Problem, cert: _Source, key: _Source) ->
         message=f"{problem.path}: {problem.message}",
         remedy=problem.remedy,
         blocks=model.Area.BROKER,
-        waits=problem.code == "key-mismatch",  # half a renewal: the other half is on its way
+        # Half a renewal: the other half is on its way. A process that failed is started again.
+        waits=problem.code in {MISMATCH, "inspection-failed"},
     )
 
 
+def _as_half(finding: model.Finding, half: _Half) -> model.Finding:
+    """Half a renewal is no news for as long as every tool takes for the other half."""
+    if not half.is_young:
+        return finding
+    message = f"{half.problem.path}: the other half of a renewal is waited for; nothing is changed meanwhile"
+    return replace(finding, severity=model.Severity.INFO, message=message)
+
+
+def _half_of_clients(half: _Half, key: str) -> model.Finding:
+    finding = model.Finding(
+        code=MISMATCH,
+        severity=model.Severity.ERROR,
+        where=key,
+        message=f"{half.problem.path}: {half.problem.message}",
+        remedy=half.problem.remedy,
+        blocks=model.Area.CLIENTS,
+        waits=True,
+    )
+    return _as_half(finding, half)
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+
+
+def _pair_digest(request: certificates.PairRequest) -> bytes:
+    return _digest(request.cert, request.key or b"")
+
+
+def _client_cas_of(named: sources.Sources, facts: remarks.Facts) -> observed.ClientCas | None:
+    ca = named.ca
+    if ca is None:
+        return None
+    if ca.refused is not None:
+        return observed.ClientCas(findings=(ca.refused,))
+    return _client_cas(facts.cas[0], ca.files, is_dir=ca.is_dir)
+
+
 def _client_cas(
-    facts: certificate_facts.CaFacts, sources: tuple[tuple[str, bytes], ...], *, is_dir: bool
+    facts: certificate_facts.CaFacts, files: tuple[tuple[str, bytes], ...], *, is_dir: bool
 ) -> observed.ClientCas:
     key = f"{EXTERNAL}.ca_path"
     staged: dict[str, bytes] = {}
-    for _, data in sources:
+    for _, data in files:
         for block in pem.certificates(data):
             if block.der is not None:
                 digest = hashlib.sha256(block.der).hexdigest()
@@ -234,7 +290,7 @@ def _client_cas(
                 blocks=model.Area.BROKER,
             )
         )
-    if facts.path.rstrip("/") == "/etc/ssl/certs":
+    if facts.path.rstrip("/") == PUBLIC_CAS:
         findings.append(
             model.Finding(
                 code="public-client-ca",
@@ -249,32 +305,10 @@ def _client_cas(
     )
 
 
-def _in_use(
-    pairs: tuple[certificate_facts.PairFacts, ...], cas: tuple[certificate_facts.CaFacts, ...], roles: tuple[str, str]
-) -> tuple[observed.CertificateInUse, ...]:
-    leaves = [facts.leaf for facts in pairs if facts.leaf is not None]
-    authorities = [certificate for facts in cas for certificate in facts.certificates]
+def _in_use(facts: remarks.Facts, roles: tuple[str, str]) -> tuple[observed.CertificateInUse, ...]:
+    leaves = [pair.leaf for pair in facts.pairs if pair.leaf is not None]
+    authorities = [certificate for ca in facts.cas for certificate in ca.certificates]
     return (
         *(observed.CertificateInUse(facts=leaf, role=roles[0]) for leaf in leaves),
         *(observed.CertificateInUse(facts=certificate, role=roles[1]) for certificate in authorities),
     )
-
-
-def _client_requests(
-    wish: desired.Desired, roots: walk.Roots, client: users.Account | None
-) -> tuple[list[certificates.PairRequest], list[certificates.CaRequest]]:
-    """What the clients log in with, to be looked at for its end: whether it works is tried by logging in."""
-    pairs: list[certificates.PairRequest] = []
-    cas: list[certificates.CaRequest] = []
-    named = wish.client
-    if client is None:
-        return pairs, cas
-    if named.cert_file and named.key_file:
-        cert = _file(f"{AUTH}.cert_file", named.cert_file, roots, client, model.Role.CLIENT)
-        if cert.data is not None:
-            pairs.append(certificates.PairRequest(cert_path=cert.path, cert=cert.data))
-    if named.ca_file:
-        ca = _file(f"{AUTH}.ca_file", named.ca_file, roots, client, model.Role.CLIENT)
-        if ca.data is not None:
-            cas.append(certificates.CaRequest(path=ca.path, files=((ca.path, ca.data),)))
-    return pairs, cas

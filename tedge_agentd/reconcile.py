@@ -24,6 +24,7 @@ _SILENT = {
     "deferred": 2.0,
     "interface-missing": 15.0,
     "interface-without-address": 15.0,
+    "key-mismatch": 31.0,  # then it is news
     "leftover": 15.0,
     "not-remembered": 15.0,
     "not-serving": 15.0,

@@ -146,6 +146,22 @@ def ca_findings(
     return tuple(findings)
 
 
+def issuer_findings(facts: PairFacts, ca: CaFacts, *, key: str, effect: str) -> tuple[model.Finding, ...]:
+    """Return the finding for a CA, named by `key`, that issued no certificate of a chain it is to verify.
+
+    By names, as a verifier looks issuers up; that the signature holds as well is found out by a login.
+    """
+    leaf = facts.leaf
+    if leaf is None or not ca.certificates or ca.count > len(ca.certificates):
+        return ()
+    subjects = {certificate.subject for certificate in ca.certificates}
+    if any(one.issuer in subjects or one.sha256 in ca.digests for one in facts.certificates):
+        return ()
+    message = f"{key}: it did not issue {leaf.path} ({leaf.subject}), which {leaf.issuer} did: {effect}"
+    remedy = f"put the certificate of {leaf.issuer} there; openssl verify -CAfile {ca.path} {leaf.path}"
+    return (_finding("ca-not-issuer", ca.path, message, remedy, _ERROR),)
+
+
 def _unusable_files(facts: CaFacts, role: model.Role, key: str) -> model.Finding:
     damaged = any(problem.code != "certificate-none" for problem in facts.unusable)
     first = facts.unusable[0]

@@ -67,6 +67,15 @@ bench: tools deb ## measure how long things take, beside a .path unit with a she
 	@$(TOOLS) test
 	$(PYTHON) -m tests.bench
 
+.PHONY: fuzz
+fuzz: tools ## try 20,000 inputs on each property of the way from tedge.toml to a plan (minutes; EXAMPLES=N)
+	TEDGE_AGENTD_FUZZ=$(or $(EXAMPLES),20000) $(PYTEST) tests/fuzz --numprocesses=auto --junitxml=$(REPORTS)/fuzz.xml
+
+.PHONY: soak
+soak: tools deb ## run 10,000 passes on a gateway and see whether anything grows (as root, 15 minutes; PASSES=N)
+	@$(TOOLS) test
+	$(PYTHON) -m tests.soak --passes $(or $(PASSES),10000)
+
 .PHONY: clean
 clean: ## remove what the targets above have made
 	rm -rf build dist .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

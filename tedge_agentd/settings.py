@@ -140,6 +140,6 @@ def _finding(where: str, message: str) -> model.Finding:
         severity=model.Severity.ERROR,
         where=where,
         message=message,
-        remedy="mend it as tedge-agentd.toml(5) describes; it is read again by itself",
+        remedy="correct it as tedge-agentd.toml(5) describes; it is read again by itself",
         blocks=model.Area.ALL,
     )

@@ -104,6 +104,14 @@ class Budget:
         """Return the seconds until the next action is within all limits; 0.0 if it is now."""
         return max((limit.wait_s(self.spent, now) for limit in self.limits), default=0.0)
 
+    def revival_wait_s(self, now: float) -> float:
+        """Return the seconds until a broker that is down may be started: the shortest limit alone holds.
+
+        The longer ones bound what a flapping input costs the connected clients; there are none.
+        """
+        shortest = min(self.limits, key=lambda limit: limit.window_s, default=None)
+        return shortest.wait_s(self.spent, now) if shortest is not None else 0.0
+
     def spend(self, now: float) -> Self:
         """Return the budget after an action at `now`. Keeps no more times than the largest limit counts."""
         return replace(self, spent=_latest(self.limits, (*self.spent, now), now))

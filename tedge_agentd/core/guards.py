@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from . import backoff, deferral, ledger, model, observed, operations
+from . import backoff, broker_plan, deferral, ledger, model, observed, operations
 
 # Each attempt costs two restarts of the broker, so patience is cheaper than zeal.
 RETRY = backoff.Backoff(first_s=30.0, cap_s=3600.0)
@@ -127,11 +127,14 @@ def judge(
         if seen.rescue is not observed.Rescue.INTERNAL:
             return Verdict(guards=guards, rescue=observed.Rescue.INTERNAL, wait=wait)
     guards, fighting = _writers(guards, plan, seen, target, now)
-    if fighting > 0 and not ordered:
+    # A broker that has failed is brought back whatever holds: each of the other writer's restarts may have spent
+    # systemd's start limit (facts/mosquitto.md 11), and then nobody else starts it.
+    dead = seen.broker is not None and broker_plan.has_failed(seen.broker)
+    if fighting > 0 and not ordered and not dead:
         assert plan.path is not None
         return Verdict(guards=guards, findings=(_fight(plan.path),), hold=True, wait=fighting)
     if any(isinstance(op, operations.RestartBroker) for op in plan.operations):
-        wait = guards.budget.wait_s(now)
+        wait = guards.budget.revival_wait_s(now) if dead else guards.budget.wait_s(now)
         if wait > 0 and not ordered:
             return Verdict(guards=guards, findings=(_budget(wait),), hold=True, wait=wait)
     return Verdict(guards=guards)

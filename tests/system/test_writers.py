@@ -98,18 +98,22 @@ def test_ten_rewrites_in_a_row_end_in_a_finding_and_not_in_a_tug_of_war(
     assert clients.connect(gw, 8884, scenes.client(ca, tmp_path)).accepted
 
 
-def test_ten_rewrites_that_restart_the_broker_do_not_exhaust_its_start_limit(
-    gw: gateway.Gateway, ca: pki.Authority
+@pytest.mark.parametrize("pause", [0.3, 0.0])
+def test_ten_rewrites_that_restart_the_broker_do_not_leave_it_dead(
+    gw: gateway.Gateway, ca: pki.Authority, pause: float
 ) -> None:
+    """They exhaust systemd's start limit on their own where they come fast enough: it is brought back then."""
     scenes.mutual(gw, ca)
     standins.config_set(gw, "mqtt.external.bind.port", 8883)
     scenes.settled(gw)
     for _ in range(10):
         gw.run("tedge refresh-bridges", check=False)
-        time.sleep(0.3)
+        time.sleep(pause)
     gw.wait_until(lambda: gw.active("mosquitto") and clients.connect(gw, 1883).accepted, timeout=20)
     status = scenes.settled(gw, seconds=5, state=None)
-    assert status["counters"]["broker_restarts"] <= 1 + 5 + 1, "one to begin with, five repairs until it is a fight"
+    deaths = sum("start-limit-hit" in line for line in gw.messages("mosquitto"))
+    most = 1 + 5 + 1 + deaths
+    assert status["counters"]["broker_restarts"] <= most, "one to begin with, five repairs until it is a fight"
     # What thin-edge rendered lets nobody in from outside: wrong, but closed.
     assert not clients.connect(gw, 8883, clients.Credentials(tls=True)).accepted
 

@@ -1,6 +1,7 @@
 """What holds a due plan back: a target that failed, a spent budget, another writer."""
 
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +85,41 @@ def test_another_writer_is_put_right_a_few_times_and_then_left_alone_until_it_is
     assert [finding.code for finding in verdict.findings] == ["fight"]
     assert verdict.wait is not None
     assert not guards.judge(held, writes(), seen(), now + verdict.wait + 1).hold
+
+
+def failed_broker() -> model.UnitFacts:
+    return model.UnitFacts(
+        name="mosquitto.service",
+        load_state="loaded",
+        active_state="failed",
+        sub_state="failed",
+        result="start-limit-hit",
+    )
+
+
+def test_a_broker_that_has_failed_is_brought_back_in_the_middle_of_a_fight() -> None:
+    held, now = guards.Guards(), 0.0
+    while not (verdict := guards.judge(held, writes(RESTART), seen(), now)).hold:
+        held = guards.repaired(verdict.guards, writes(RESTART), seen(), now)
+        now += 1.0
+    dead = replace(seen(), broker=failed_broker())
+    assert guards.judge(verdict.guards, writes(RESTART), seen(), now).hold
+    assert guards.judge(verdict.guards, writes(RESTART), dead, now).findings == ()
+
+
+def test_a_broker_that_has_failed_waits_seconds_not_minutes_for_a_spent_budget() -> None:
+    held, now = guards.Guards(), 0.0
+    for _ in range(40):
+        held, now = held.restarted(now), now + 6.0
+    dead = replace(seen(on_disk=None), broker=failed_broker())
+    assert guards.judge(held, writes(RESTART), seen(on_disk=None), now).hold
+    assert not guards.judge(held, writes(RESTART), dead, now).hold
+    for _ in range(4):
+        held = held.restarted(now)
+    verdict = guards.judge(held, writes(RESTART), dead, now)
+    assert verdict.hold
+    assert verdict.wait is not None
+    assert verdict.wait <= 10
 
 
 def test_our_own_changes_are_no_fight() -> None:

@@ -45,6 +45,7 @@ def said(report: reconcile.Report, context: status.Context, world: World) -> pub
             roots=world.roots(),
             topic_root=wish.topic_root,
             device=wish.device_topic_id,
+            form=messages.Form(service_type=wish.service_type, times=wish.service_times),
         )
     age_s = context.epoch - context.since
     return publish.Said(target=target, alarms=messages.alarms(report.outcome.value, age_s, report.findings))

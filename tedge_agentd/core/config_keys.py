@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     TOPIC_ID = 'an entity topic identifier in quotes, such as "device/main//"'
     PATH = "an absolute path in quotes"
     DURATION = 'a duration, such as "30s" or 30'
+    TIME_FORMAT = '"rfc-3339" or "unix"'
     VERSION = '"1" or "2"'
 
 
@@ -234,6 +235,22 @@ _KEYS = (
         default="127.0.0.1",
         default_keys=("mqtt.external.bind.address", "mqtt.bind.address"),
         doc="Address of tedge-agent's file transfer service; follows mqtt.external.bind.address when unset.",
+    ),
+    Key(
+        name="service.type",
+        kind=Kind.TEXT,
+        area=None,
+        default="service",
+        example="systemd",
+        doc="Type that services of thin-edge register with.",
+    ),
+    Key(
+        name="service.timestamp_format",
+        kind=Kind.TIME_FORMAT,
+        area=None,
+        default="unix",
+        example="rfc-3339",
+        doc="Format of the time in health messages.",
     ),
 )
 

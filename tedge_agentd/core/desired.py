@@ -49,6 +49,8 @@ class Desired:
     agent_values: tuple[str, ...]  # what tedge-agent reads besides
     topic_root: str = "te"
     device_topic_id: str = "device/main//"
+    service_type: str = "service"
+    service_times: str = "unix"
     device_certs: frozenset[str] = frozenset()  # which thin-edge itself renews
     findings: tuple[model.Finding, ...] = ()
 
@@ -84,6 +86,8 @@ def derive(
         agent_values=(str(settings.http_bind_address or settings.external.address or bind.address),),
         topic_root=settings.topic_root,
         device_topic_id=settings.device_topic_id,
+        service_type=settings.service_type,
+        service_times=settings.service_times,
         device_certs=frozenset(_same(one.path) for one in devices if one.kind is model.FileKind.CERTIFICATE),
         findings=(*findings, *_client_findings(settings)),
     )

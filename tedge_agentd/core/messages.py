@@ -60,6 +60,14 @@ class Topics:
         return (self.service, self.health, *self.alarms)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How services of thin-edge word what they say: service.type and service.timestamp_format of tedge.toml."""
+
+    service_type: str = "service"
+    times: str = "unix"  # or "rfc-3339"; alarms have theirs, which is always the latter
+
+
 def topics(root: str, device: str) -> Topics | None:
     """Return the service's topics, None where thin-edge has none: its own services only know `device/NAME//`.
 
@@ -164,13 +172,14 @@ class Message:
     payload: bytes
 
 
-def registration(where: Topics) -> Message:
-    entity = {"@parent": where.parent, "@type": "service", "name": SERVICE, "type": "service"}
+def registration(where: Topics, form: Form) -> Message:
+    entity = {"@parent": where.parent, "@type": "service", "name": SERVICE, "type": form.service_type}
     return Message(topic=where.service, payload=_json(entity))
 
 
-def up(where: Topics, pid: int, epoch: float) -> Message:
-    return Message(topic=where.health, payload=_json({"pid": pid, "status": "up", "time": round(epoch, 3)}))
+def up(where: Topics, pid: int, epoch: float, form: Form) -> Message:
+    time = round(epoch, 3) if form.times == "unix" else _rfc_3339(epoch)
+    return Message(topic=where.health, payload=_json({"pid": pid, "status": "up", "time": time}))
 
 
 def down(where: Topics, pid: int) -> Message:
@@ -182,20 +191,30 @@ def cleared(topic: str) -> Message:
 
 
 def _raised(where: Topics, alarm: Alarm, epoch: float) -> Message:
-    time = datetime.datetime.fromtimestamp(max(0.0, epoch), datetime.UTC).isoformat(timespec="milliseconds")
-    payload = _json({"text": alarm.text, "severity": alarm.severity, "time": time})
+    payload = _json({"text": alarm.text, "severity": alarm.severity, "time": _rfc_3339(epoch)})
     return Message(topic=where.alarm(alarm.kind), payload=payload)
 
 
+def _rfc_3339(epoch: float) -> str:
+    return datetime.datetime.fromtimestamp(max(0.0, epoch), datetime.UTC).isoformat(timespec="milliseconds")
+
+
 def due(  # noqa: PLR0913  # keyword-only, each a fact of the moment
-    where: Topics, wanted: Alarms, known: Mapping[str, bytes], *, pid: int, epoch: float, waited_s: float = 0.0
+    where: Topics,
+    wanted: Alarms,
+    known: Mapping[str, bytes],
+    *,
+    pid: int,
+    epoch: float,
+    form: Form = Form(),  # frozen
+    waited_s: float = 0.0,
 ) -> tuple[tuple[Message, ...], float | None]:
     """Return what has to be published, and in how many seconds more will be due (None: nothing, as things are).
 
-    `known` is what the broker holds by topic, `waited_s` how long ago `wanted` was decided. Times do not count for
+    `known` is what the broker holds by topic, `waited_s` how long ago `wanted` was decided. Moments do not count for
     equality: an alarm that stands is not raised again because it is later now.
     """
-    result = [registration(where), up(where, pid, epoch)]
+    result = [registration(where, form), up(where, pid, epoch, form)]
     rest: list[float] = []
     raised = set()
     for alarm in wanted.raised:
@@ -216,7 +235,7 @@ def due(  # noqa: PLR0913  # keyword-only, each a fact of the moment
 
 
 def _says(held: bytes | None, message: Message) -> bool:
-    """Whether a retained payload says the same as a message, but for the time."""
+    """Whether a retained payload says the same as a message, but for the moment."""
     if not held or not message.payload:
         return (held or b"") == message.payload
     return bool(_timeless(held) == _timeless(message.payload))
@@ -227,7 +246,9 @@ def _timeless(payload: bytes) -> Any:
         table = json.loads(payload)
     except (ValueError, RecursionError):
         return payload
-    return {key: value for key, value in table.items() if key != "time"} if isinstance(table, dict) else payload
+    if isinstance(table, dict) and "time" in table:
+        table["time"] = isinstance(table["time"], str)  # its format counts, its value does not
+    return table if isinstance(table, dict) else payload
 
 
 def _json(table: Mapping[str, object]) -> bytes:

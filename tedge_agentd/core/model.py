@@ -99,6 +99,8 @@ class TedgeSettings:
     device_cert_path: str | None = None  # None: the default below the tedge directory
     device_key_path: str | None = None
     http_bind_address: IPAddress | None = None
+    service_type: str = "service"
+    service_times: str = "unix"  # or "rfc-3339"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

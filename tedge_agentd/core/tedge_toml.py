@@ -260,4 +260,6 @@ def _settings(values: _Values) -> TedgeSettings:
         device_cert_path=values.text("device.cert_path"),
         device_key_path=values.text("device.key_path"),
         http_bind_address=values.address("http.bind.address"),
+        service_type=values.text("service.type") or default.service_type,
+        service_times=values.text("service.timestamp_format") or default.service_times,
     )

@@ -15,6 +15,7 @@ Value = bool | int | str | IPAddress
 
 _U16 = range(1 << 16)
 _SEGMENTS = 4  # of an entity topic identifier
+_TIME_FORMATS = {"rfc-3339": "rfc-3339", "rfc3339": "rfc-3339", "unix": "unix"}
 # humantime 2.2, which tedge uses; its later versions add fractions.
 _DURATION = re.compile(r"\s*(?:[0-9]+(?:\.[0-9]+)?\s*(?:[a-zA-Z]+|µs)\s*)+")
 _INTERFACE = re.compile(r"[A-Za-z0-9._:@-]{1,15}")  # IFNAMSIZ - 1; what the kernel and the broker's parser both take
@@ -55,6 +56,8 @@ def _from_string(kind: Kind, text: str) -> Value:
             return address(text)
         if kind is Kind.TOPIC_ID:
             return topic_id(text)
+        if kind is Kind.TIME_FORMAT:
+            return time_format(text)
     except WrongValueError as error:
         raise WrongValueError(f"{described(text)}; tedge expects {kind.value} ({error})") from None
     return text
@@ -80,6 +83,13 @@ def topic_id(text: str) -> str:
     return text + "/" * missing
 
 
+def time_format(text: str) -> str:
+    """How a time is written, under the name that tedge stores it by."""
+    if text not in _TIME_FORMATS:
+        raise WrongValueError(f"Failed to parse flag: {text}. Supported values are: 'rfc-3339' or 'unix'")
+    return _TIME_FORMATS[text]
+
+
 def _is_duration(text: str) -> bool:
     return bool(_DURATION.fullmatch(text)) or (text.isascii() and text.isdigit())
 
@@ -103,6 +113,8 @@ def from_text(kind: Kind, text: str) -> Value:
             return address(text)
         case Kind.TOPIC_ID:
             return topic_id(text)
+        case Kind.TIME_FORMAT:
+            return time_format(text)
         case Kind.DURATION:
             if _is_duration(text):
                 return text

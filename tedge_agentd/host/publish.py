@@ -1,9 +1,10 @@
 """Say on MQTT how the daemon is, as a thin-edge service does, from a thread that nothing ever waits for.
 
 What the broker holds of us is looked at after each connect and brought to what it should be; so whatever was lost is
-said again, and what the broker still knows is not. The connection stays, to be asked for a sign of life: without
-keepalive it wakes nobody. There is no will: the broker would publish it at each of its restarts, ours included. That
-the daemon died is said by `publish_down`, which systemd runs.
+said again, and what the broker still knows is not. Where the topics have changed, those of before are emptied. The
+connection stays, to be asked for a sign of life: without keepalive it wakes nobody. There is no will: the broker
+would publish it at each of its restarts, ours included. That the daemon died is said by `publish_down`, which
+systemd runs.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ class Target:
     roots: walk.Roots
     topic_root: str
     device: str
+    form: messages.Form = field(default_factory=messages.Form)
 
     @property
     def topics(self) -> messages.Topics | None:
@@ -158,7 +160,7 @@ class Publisher:
         if self._session is not None and now >= self._deaf_until:
             self._listen(self._session)
         target = said.target or self._last
-        if target is None or target.topics is None:
+        if target is None or (target.topics is None and self._last is None):
             self._disconnect()
             return None
         if self._at != target and now >= self._next_try:
@@ -166,10 +168,10 @@ class Publisher:
         if self._session is None or self._at is None:
             return max(0.0, self._next_try - now)
         moments = [max(0.0, self._next_try - now)] if self._at != target else []
-        where = self._at.topics
+        where, form = self._at.topics, self._at.form
         assert where is not None
         todo, rest = messages.due(
-            where, said.alarms, self._known, pid=os.getpid(), epoch=time.time(), waited_s=waited_s
+            where, said.alarms, self._known, pid=os.getpid(), epoch=time.time(), form=form, waited_s=waited_s
         )
         for message in todo:
             self._publish(self._session, message)
@@ -182,7 +184,7 @@ class Publisher:
         where = self._at.topics
         assert where is not None
         if any(message.topic in where.checks and not message.retained for message in current.arrived()):
-            self._publish(current, messages.up(where, os.getpid(), time.time()))
+            self._publish(current, messages.up(where, os.getpid(), time.time(), self._at.form))
             self._deaf_until = time.monotonic() + CHECK_S
 
     def _publish(self, current: session.Session, message: messages.Message) -> None:
@@ -214,6 +216,10 @@ class Publisher:
                 self._session, self._at, self._known = made, self._last, known
             return
         self._disconnect()
+        if target.topics is None:
+            made.end()
+            self._forget()
+            return
         self._session, self._at, self._known = made, target, known
         if self._failures >= _SILENT_TRIES:
             self._log("thin-edge can see tedge-agentd again")
@@ -223,18 +229,25 @@ class Publisher:
             remember(self._memory_path, target, os.getpid())
 
     def _open(self, target: Target) -> tuple[session.Session, dict[str, bytes]]:
-        """Connect, subscribe, and return what the broker holds of us."""
+        """Connect, take back what was said in other places, subscribe, and return what the broker holds of us."""
         where = target.topics
-        assert where is not None
         made = connect(target)
         try:
-            made.subscribe((*where.checks, *where.retained))
-            made.sync()
-            held = {message.topic: message.payload for message in made.arrived() if message.retained}
+            former = self._last.topics if self._last is not None else None
+            if former is not None and former != where:
+                for topic in _held(made, former.retained):
+                    made.publish(topic, messages.cleared(topic).payload)
+            held = _held(made, (*where.checks, *where.retained)) if where is not None else {}
         except BaseException:
             made.end()
             raise
         return made, held
+
+    def _forget(self) -> None:
+        """Be nowhere: what was said is taken back, and thin-edge has no place for services of such a device."""
+        self._last = None
+        with contextlib.suppress(OSError):
+            os.unlink(self._memory_path)
 
     def _failed(self, error: OSError | ValueError) -> None:
         self._failures += 1
@@ -265,6 +278,13 @@ class Publisher:
         self._disconnect()
 
 
+def _held(made: session.Session, topics: tuple[str, ...]) -> dict[str, bytes]:
+    """Subscribe, and return what the broker retains there."""
+    made.subscribe(topics)
+    made.sync()
+    return {message.topic: message.payload for message in made.arrived() if message.retained}
+
+
 # What last worked -------------------------------------------------------------------------------------------
 
 
@@ -281,7 +301,8 @@ def recall(path: str) -> Target | None:
         target = json.loads(files.read_limited(path))["target"]
         roots = walk.Roots(managed=tuple(target["roots"]["managed"]), broker_dir=target["roots"]["broker_dir"])
         client = model.ClientSettings(**target["client"])
-        return Target(**{**target, "client": client, "roots": roots})
+        form = messages.Form(**target.get("form", {}))  # a memory of before there was one
+        return Target(**{**target, "client": client, "roots": roots, "form": form})
     except (opened.Refused, ValueError, KeyError, TypeError, RecursionError):
         return None
 

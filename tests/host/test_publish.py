@@ -473,6 +473,54 @@ def test_it_moves_to_the_new_settings_once_they_work(make_broker: MakeBroker, pu
     until(lambda: len(second.seen()) == 2)
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted in between"])
+@pytest.mark.parametrize(
+    "change", [{"topic_root": "te/acme"}, {"device": "device/gw-7//"}, {"device": "factory/hall//"}]
+)
+def test_what_was_said_in_another_place_is_taken_back_once(
+    make_broker: MakeBroker,
+    publisher: publish.Publisher,
+    tmp_path: Path,
+    change: dict[str, str],
+    *,
+    restarted: bool,
+) -> None:
+    broker = make_broker()
+    foreign = f"{SERVICE}/a/of_somebody_else"
+    subprocess.run(["mosquitto_pub", "-p", str(broker.port), "-r", "-t", foreign, "-m", "{}"], check=True)
+    publisher.tell(publish.Said(target=broker.target(), alarms=DEGRADED))
+    until(lambda: len(broker.seen()) == 4)
+    if restarted:
+        publisher.close()
+        publisher = publish.Publisher(str(tmp_path / "publish.json"))
+    before = len(broker.seen())
+    moved = dataclasses.replace(broker.target(), **change)  # type: ignore[arg-type]
+    where = moved.topics
+    expected = {
+        foreign,
+        *((where.service, where.health, where.alarm(messages.DEGRADED)) if where is not None else ()),
+    }
+    publisher.tell(publish.Said(target=moved, alarms=DEGRADED))
+    until(lambda: set(broker.held()) == expected)
+    until(lambda: (publish.recall(str(tmp_path / "publish.json")) == moved) is (where is not None))
+    publisher.tell(publish.Said(target=moved, alarms=DEGRADED))
+    publisher.close()
+    cleared = sorted(topic for topic, payload in broker.seen()[before:] if not payload)
+    assert cleared == sorted([SERVICE, HEALTH, ALARM])
+
+
+def test_the_form_of_what_is_said_follows_the_settings(make_broker: MakeBroker, publisher: publish.Publisher) -> None:
+    broker = make_broker()
+    publisher.tell(publish.Said(target=broker.target()))
+    until(lambda: len(broker.seen()) == 2)
+    form = messages.Form(service_type="systemd", times="rfc-3339")
+    publisher.tell(publish.Said(target=dataclasses.replace(broker.target(), form=form)))
+    until(lambda: len(broker.seen()) == 4)
+    held = broker.held()
+    assert held[SERVICE]["type"] == "systemd"
+    assert str(held[HEALTH]["time"]).endswith("+00:00")
+
+
 def test_where_thin_edge_is_not_there_nothing_is_begun(publisher: publish.Publisher) -> None:
     publisher.tell(None)
     assert publisher._thread is None
@@ -550,7 +598,8 @@ def test_the_last_word_never_fails_and_has_an_end(tmp_path: Path) -> None:
 def test_what_is_remembered_is_roots_alone_and_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "publish.json"
     client = model.ClientSettings(host="gw", port=8883, ca_file="/a", username="te", password_file="/b")
-    target = dataclasses.replace(target_of(client), topic_root="acme")
+    form = messages.Form(service_type="x", times="rfc-3339")
+    target = dataclasses.replace(target_of(client), topic_root="acme", form=form)
     publish.remember(str(path), target, 12)
     assert (publish.recall(str(path)), publish.recall_pid(str(path))) == (target, 12)
     assert path.stat().st_mode & 0o7777 == 0o600

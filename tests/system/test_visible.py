@@ -68,12 +68,12 @@ def pid(gw: gateway.Gateway) -> int:
 
 
 def wait_up(gw: gateway.Gateway) -> None:
-    gw.wait_until(lambda: held(gw).get("/status/health") == up(gw), what="the health message")
+    gw.wait_until(lambda: is_up(gw), what="the health message")
 
 
-def up(gw: gateway.Gateway) -> dict[str, Any]:
+def is_up(gw: gateway.Gateway) -> bool:
     health = held(gw).get("/status/health", {})
-    return {"pid": pid(gw), "status": "up", "time": health.get("time")}
+    return health == {"pid": pid(gw), "status": "up", "time": health.get("time")}
 
 
 # Registration and health ------------------------------------------------------------------------------------
@@ -109,21 +109,51 @@ def test_its_end_is_seen_however_it_ends(gw: gateway.Gateway) -> None:
         gw.run("systemctl stop tedge-agentd")
         gw.wait_until(lambda: len(watcher.rows()) == 3, what="down")
         assert json.loads(watcher.rows()[-1][2]) == {"pid": second, "status": "down"}
-        # Also where it dies while the broker is away: nobody waits for what cannot be said.
+
+
+@pytest.mark.slow
+def test_where_the_broker_does_not_hear_it_nobody_waits_and_the_next_start_sets_it_right(gw: gateway.Gateway) -> None:
+    broker = "systemctl kill --kill-whom=main mosquitto --signal"
+    for away, back, left in (
+        ("systemctl stop mosquitto", "systemctl start mosquitto", "up"),  # nobody could say otherwise
+        (f"{broker}=STOP", f"{broker}=CONT", "down"),  # it hears what was said once it goes on
+    ):
+        wait_up(gw)
+        gw.run(away)
+        begun = time.monotonic()
+        gw.run("systemctl stop tedge-agentd")
+        assert time.monotonic() - begun < 8.0, "a second for its last word, and a slow machine"
+        assert gw.unit(scenes.UNIT)["Result"] == "success"
+        gw.run(back)
+        assert status_of(gw) == left
         gw.run("systemctl start tedge-agentd")
         wait_up(gw)
-    gw.run("systemctl stop mosquitto")
-    begun = time.monotonic()
-    gw.run("systemctl stop tedge-agentd")
-    assert time.monotonic() - begun < 5.0
-    assert gw.unit(scenes.UNIT)["Result"] == "success"
+        gw.run(away)
+        died = pid(gw)
+        gw.run(["kill", "-9", str(died)])
+        gw.wait_until(lambda died=died: pid(gw) not in (0, died), timeout=20, what="the next one")  # type: ignore[misc]
+        gw.run(back)
+        wait_up(gw)
 
 
-def test_with_another_topic_root_and_device_it_is_found_there(gw: gateway.Gateway) -> None:
+def test_with_another_topic_root_and_device_it_is_found_there_alone(gw: gateway.Gateway) -> None:
+    wait_up(gw)
+    starts = scenes.starts(gw, "tedge-agent")
+    standins.config_set(gw, "service.type", "systemd")
+    standins.config_set(gw, "service.timestamp_format", "rfc-3339")
+    gw.wait_until(lambda: held(gw)[""]["type"] == "systemd", what="the registration with its type")
+    gw.wait_until(lambda: str(held(gw)["/status/health"]["time"]).endswith("+00:00"), what="a time in words")
+    scenes.settled(gw)
+    assert scenes.starts(gw, "tedge-agent") == starts, "nothing of it is MQTT's"
     standins.config_set(gw, "mqtt.topic_root", "acme")
     standins.config_set(gw, "mqtt.device_topic_id", "device/gw-7//")
     topic = "acme/device/gw-7/service/tedge-agentd/status/health"
     gw.wait_until(lambda: clients.subscribe(gw, topic, seconds=1), what="the health message there")
+    for place in (SERVICE, "acme/device/main/service/tedge-agentd", "te/device/gw-7/service/tedge-agentd"):
+        gw.wait_until(
+            lambda place=place: not clients.subscribe(gw, f"{place}/#", seconds=1),  # type: ignore[misc]
+            what=f"nothing left below {place}",
+        )
 
 
 def test_it_is_seen_through_a_mutual_listener_with_the_clients_certificate(

@@ -211,6 +211,16 @@ def test_the_payloads_are_those_of_a_thin_edge_service() -> None:
     )
 
 
+def test_another_type_or_format_of_time_is_said_anew_and_only_that() -> None:
+    quiet = messages.Alarms()
+    held = published({}, wanted=quiet)
+    later = messages.Form(times="rfc-3339")
+    (health,), _ = messages.due(WHERE, quiet, held, pid=7, epoch=1700000000.1234, form=later)
+    assert json.loads(health.payload)["time"] == "2023-11-14T22:13:20.123+00:00"
+    (entity,), _ = messages.due(WHERE, quiet, held, pid=7, epoch=2e9, form=messages.Form(service_type="systemd"))
+    assert (entity.topic, json.loads(entity.payload)["type"]) == (WHERE.service, "systemd")
+
+
 def test_what_is_blocked_between_two_settings_is_nobodys_alarm() -> None:
     held = published({}, wanted=messages.alarms("in-sync", 0, []))
     blocked = messages.alarms("blocked", 0, [finding(blocks=model.Area.BROKER)])

@@ -46,6 +46,7 @@ TEXTS = {
     Kind.TOPIC_ID: st.from_regex(r"[a-z]{1,5}(/[a-z]{0,5}){0,3}", fullmatch=True),
     Kind.PATH: PATHS,
     Kind.DURATION: st.from_regex(r"[1-9][0-9]{0,3}(s|min|h|ms)?", fullmatch=True),
+    Kind.TIME_FORMAT: st.sampled_from(["rfc-3339", "rfc3339", "unix"]),
 }
 SETTABLE = sorted(key.name for key in config_keys.KEYS.values() if key.settable)
 CHANGES = st.lists(st.sampled_from(SETTABLE), unique=True, min_size=1, max_size=6).flatmap(
@@ -173,6 +174,11 @@ def test_no_value_raises_and_what_is_stored_is_usable(data: bytes | None, key: s
         ("mqtt.external.cert_file", "/a/../b", '"/a/../b" contains `..`'),
         ("mqtt.device_topic_id", "a/b/c/d/e", "An entity topic identifier has at most 4 segments"),
         ("mqtt.device_topic_id", "a/#", "An entity topic identifier must be a valid MQTT topic"),
+        (
+            "service.timestamp_format",
+            "iso",
+            "Failed to parse flag: iso. Supported values are: 'rfc-3339' or 'unix'",
+        ),
     ],
 )
 def test_a_refusal_has_the_words_of_tedge(key: str, value: str, cause: str) -> None:
@@ -211,6 +217,7 @@ def test_what_tedge_would_take_and_the_broker_would_not_is_refused(key: str, val
         ("mqtt.device_topic_id", "device/child", "device/child//"),
         ("mqtt.bridge.reconnect_policy.reset_window", "90", "90"),
         ("mqtt.client.auth.username", "", ""),
+        ("service.timestamp_format", "rfc3339", "rfc-3339"),
     ],
 )
 def test_a_value_is_stored_as_tedge_stores_it(key: str, value: str, stored: object) -> None:

@@ -76,6 +76,9 @@ def test_every_key_arrives_in_its_place() -> None:
     interface = "wlan0"
     [http.bind]
     address = "192.168.1.2"
+    [service]
+    type = "systemd"
+    timestamp_format = "rfc3339"
     """
     assert parse(text) == tedge_toml.Parsed(
         settings=TedgeSettings(
@@ -104,6 +107,8 @@ def test_every_key_arrives_in_its_place() -> None:
             device_cert_path="/d/c.pem",
             device_key_path="/d/k.pem",
             http_bind_address=ipaddress.ip_address("192.168.1.2"),
+            service_type="systemd",
+            service_times="rfc-3339",
         ),
         findings=(),
     )
@@ -333,6 +338,7 @@ def test_a_version_tedge_does_not_know_blocks_everything(line: str, code: str, m
         ("mqtt.bridge.reconnect_policy.reset_window", "-5", "the whole number -5", "reset_window=VALUE"),
         ("http.bind.address", '"x"', "invalid IP address syntax", "config set http.bind.address=VALUE"),
         ("device.key_path", "5", "the whole number 5", "config set device.key_path=VALUE"),
+        ("service.timestamp_format", '"iso"', "'rfc-3339' or 'unix'", "config set service.timestamp_format=VALUE"),
         ("mqtt", "5", "the whole number 5", "correct"),
         ("mqtt.client", '"x"', 'the text "x"', "correct"),
         ("mqtt.client.auth", "[]", "a list", "correct"),

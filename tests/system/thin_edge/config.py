@@ -50,6 +50,12 @@ def _boolean(text: str) -> bool:
     return text == "true"
 
 
+def _time_format(text: str) -> str:
+    if text not in ("rfc-3339", "rfc3339", "unix"):
+        raise ConfigError(f"Failed to parse flag: {text}. Supported values are: 'rfc-3339' or 'unix'")
+    return "unix" if text == "unix" else "rfc-3339"
+
+
 def _path(text: str) -> str:
     return os.path.join(os.getcwd(), text)
 
@@ -75,6 +81,8 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "mqtt.external.cert_file": _path,
     "mqtt.external.key_file": _path,
     "mqtt.bridge.built_in": _boolean,
+    "service.type": str,
+    "service.timestamp_format": _time_format,
     "device.id": str,
     "device.cert_path": _path,
     "device.key_path": _path,

@@ -10,8 +10,10 @@ import pytest
 from . import basetree, gateway, pki, standins
 
 MakeGateway = Callable[..., gateway.Gateway]
+ShareGateway = Callable[[Callable[[gateway.Gateway], None]], gateway.Gateway]
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _gateways = pytest.StashKey[list[gateway.Gateway]]()
+_failed = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,6 +97,39 @@ def gw(make_gateway: MakeGateway, deb: pathlib.Path) -> gateway.Gateway:
     return gw
 
 
+@pytest.fixture(scope="module")
+def shared_gateways() -> Iterator[dict[str, gateway.Gateway]]:
+    made: dict[str, gateway.Gateway] = {}
+    yield made
+    for gw in made.values():
+        gw.close()
+
+
+@pytest.fixture
+def share_gateway(
+    suite: str, deb: pathlib.Path, shared_gateways: dict[str, gateway.Gateway], request: pytest.FixtureRequest
+) -> Iterator[ShareGateway]:
+    """Return the running gateway that a module's tests have in common, for those that can put it back as it was.
+
+    The first test has it made, and prepared by the function that it gives; a test that fails has it taken away.
+    """
+
+    def share(prepare: Callable[[gateway.Gateway], None]) -> gateway.Gateway:
+        if suite not in shared_gateways:
+            gw = shared_gateways[suite] = gateway.Gateway(suite, deb=deb)
+            request.node.stash[_gateways] = [gw]
+            standins.install(gw)
+            gw.boot()
+            standins.wait_connected(gw)
+            prepare(gw)
+        request.node.stash[_gateways] = [shared_gateways[suite]]
+        return shared_gateways[suite]
+
+    yield share
+    if request.node.stash.get(_failed, False) and suite in shared_gateways:
+        shared_gateways.pop(suite).close()
+
+
 @pytest.fixture(scope="session")
 def ca() -> pki.Authority:
     """A certificate authority for the whole run."""
@@ -107,6 +142,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and call.when != "teardown":
+        item.stash[_failed] = True
         for one in item.stash.get(_gateways, []):
             report.sections += [(f"{one.suite} {title}", text) for title, text in one.report()]
     return report

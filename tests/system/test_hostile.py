@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import attacker, clients, gateway, measured, pki, scenes, standins
+from . import attacker, clients, conftest, gateway, measured, pki, scenes, standins
 from .scenes import CA, CERT, CERTS, KEY, UNIT
 
 SECONDS = float(os.environ.get("TEDGE_AGENTD_TEST_SECONDS", "8"))  # of each attack
@@ -236,24 +236,12 @@ def test_a_foreign_file_named_by_a_key_is_neither_taken_nor_served_nor_sent(
     standins.write_toml(gw, good())
 
 
-@pytest.fixture(scope="module")
-def shared_gateways() -> Iterator[dict[str, gateway.Gateway]]:
-    made: dict[str, gateway.Gateway] = {}
-    yield made
-    for gw in made.values():
-        gw.close()
-
-
 @pytest.fixture
-def shared_gateway(
-    suite: str, deb: pathlib.Path, ca: pki.Authority, shared_gateways: dict[str, gateway.Gateway]
-) -> gateway.Gateway:
+def shared_gateway(share_gateway: conftest.ShareGateway, ca: pki.Authority) -> gateway.Gateway:
     """One gateway of the release for all cases that leave it as it was."""
-    if suite not in shared_gateways:
-        gw = shared_gateways[suite] = gateway.Gateway(suite, deb=deb)
-        standins.install(gw)
-        gw.boot()
-        standins.wait_connected(gw)
+
+    def prepare(gw: gateway.Gateway) -> None:
         set_up(gw, ca)
         scenes.settled(gw, state=None)
-    return shared_gateways[suite]
+
+    return share_gateway(prepare)

@@ -1,16 +1,14 @@
 """No value of tedge.toml says more to the broker than its key means: told by the broker that reads the file."""
 
 import json
-import pathlib
 import re
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tedge_agentd.core import listener
 
-from . import clients, gateway, pki, scenes, standins
+from . import clients, conftest, gateway, pki, scenes, standins
 from .scenes import CA, CERT, CERTS, KEY, UNIT
 
 FILE = "/etc/tedge/mosquitto-conf/tedge-mosquitto.conf"
@@ -73,38 +71,21 @@ def good() -> dict[str, str]:
     return {key: KEYS[key] for key in ("external.cert_file", "external.key_file", "external.ca_path", "bind.address")}
 
 
-@pytest.fixture(scope="module")
-def gateways() -> Iterator[dict[str, gateway.Gateway]]:
-    made: dict[str, gateway.Gateway] = {}
-    yield made
-    for gw in made.values():
-        gw.close()
-
-
 @pytest.fixture
-def gw(
-    suite: str, deb: pathlib.Path, ca: pki.Authority, gateways: dict[str, gateway.Gateway]
-) -> Iterator[gateway.Gateway]:
-    """One gateway of the release with mutual TLS; a test that leaves it otherwise takes it away."""
-    if suite not in gateways:
-        made = gateways[suite] = gateway.Gateway(suite, deb=deb)
-        standins.install(made)
-        made.boot()
-        standins.wait_connected(made)
-        scenes.write_pair(made, ca.server())
-        made.write(CA, ca.pem)
-        made.write(f"{CERTS}/password", "secret\n")
-        # The budget of restarts is another test's; a setting that is accepted is served at once here.
-        made.write("/etc/tedge-agentd/config.toml", "settle_quiet = 0.05\n")
-    made = gateways[suite]
-    standins.write_toml(made, toml(good()))
-    made.run("tedge-agentd apply", check=False)
-    try:
-        scenes.settled(made)
-        yield made
-    except BaseException:
-        gateways.pop(suite).close()
-        raise
+def gw(share_gateway: conftest.ShareGateway, ca: pki.Authority) -> gateway.Gateway:
+    """One gateway of the release with mutual TLS."""
+
+    def prepare(gw: gateway.Gateway) -> None:
+        scenes.write_pair(gw, ca.server())
+        gw.write(CA, ca.pem)
+        gw.write(f"{CERTS}/password", "secret\n")
+        gw.write("/etc/tedge-agentd/config.toml", "settle_quiet = 0.05\n")
+
+    gw = share_gateway(prepare)
+    standins.write_toml(gw, toml(good()))
+    gw.run("tedge-agentd apply", check=False)  # the budget of restarts is another test's
+    scenes.settled(gw)
+    return gw
 
 
 def sockets(gw: gateway.Gateway) -> set[str]:

@@ -1,12 +1,13 @@
 """What is reloaded or restarted for which change, and nothing more, process by process."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 
 import pytest
 
-from . import clients, gateway, pki, runs, scenes, standins
+from . import clients, conftest, gateway, pki, runs, scenes, standins
 from .runs import BROKER
 from .scenes import CA, CERTS, LAN
 
@@ -24,6 +25,7 @@ CLIENTS = frozenset(
 # An HSM's signer, a renewal under way, an operator's session: their names match the patterns, or nearly.
 BYSTANDERS = ("tedge-p11-server.service", "c8y-remote-access-plugin@1.service")
 CA_DIRECTORY = "/etc/tedge/client-cas"
+STATE = "/var/lib/tedge-agentd/state.json"
 OTHER = pki.authority("another CA")
 
 
@@ -113,20 +115,37 @@ CA_DIRECTORY_ROWS = {
 
 
 @pytest.fixture
-def level3(gw: gateway.Gateway, ca: pki.Authority) -> gateway.Gateway:
+def level3(share_gateway: conftest.ShareGateway, ca: pki.Authority) -> gateway.Gateway:
     """The third level, every kind of client, and bystanders that run."""
-    scenes.mutual(gw, ca)
-    gw.files.mkdir(CA_DIRECTORY)
-    gw.write(f"{CA_DIRECTORY}/first.pem", ca.pem)
-    gw.write(f"{CA_DIRECTORY}/second.pem", pki.authority("second CA").pem)
-    for name in BYSTANDERS:
-        unit = f"{name.partition('@')[0]}@.service" if "@" in name else name
-        gw.write(f"/etc/systemd/system/{unit}", "[Service]\nExecStart=/bin/sleep infinity\n")
-    gw.run("systemctl daemon-reload")
-    gw.run(["systemctl", "start", *CLIENTS, *BYSTANDERS])
-    standins.wait_connected(gw, [name.removesuffix(".service") for name in CLIENTS])
-    scenes.settled(gw)
+
+    def prepare(gw: gateway.Gateway) -> None:
+        scenes.mutual(gw, ca)
+        gw.files.mkdir(CA_DIRECTORY)
+        gw.write(f"{CA_DIRECTORY}/first.pem", ca.pem)
+        gw.write(f"{CA_DIRECTORY}/second.pem", pki.authority("second CA").pem)
+        for name in BYSTANDERS:
+            unit = f"{name.partition('@')[0]}@.service" if "@" in name else name
+            gw.write(f"/etc/systemd/system/{unit}", "[Service]\nExecStart=/bin/sleep infinity\n")
+        gw.run("systemctl daemon-reload")
+        gw.run(["systemctl", "start", *CLIENTS, *BYSTANDERS])
+        standins.wait_connected(gw, [name.removesuffix(".service") for name in CLIENTS])
+        scenes.settled(gw)
+        gw.sh("cp -a /etc/tedge /root/as-it-was")
+
+    gw = share_gateway(prepare)
+    _put_back(gw)
     return gw
+
+
+def _put_back(gw: gateway.Gateway) -> None:
+    """Everything as it was before the first test, the budget of restarts and systemd's start limits included."""
+    gw.sh("systemctl stop tedge-agentd; rm -rf /etc/tedge; cp -a /root/as-it-was /etc/tedge")
+    memory = json.loads(gw.read(STATE))
+    gw.write(STATE, json.dumps({**memory, "retries": {}}), replace=True)
+    gw.run("systemctl reset-failed")
+    gw.run(["systemctl", "start", *CLIENTS, *BYSTANDERS, "tedge-agentd"])
+    scenes.settled(gw)
+    gw.run("systemctl reset-failed")
 
 
 def _observe(gw: gateway.Gateway, ca: pki.Authority, row: Row) -> None:

@@ -150,7 +150,7 @@ def settled(gw: gateway.Gateway, before: str | None, *, text: str = HEADER + INT
     gw.write(f"{STAGED}/server.pem", "PEM", owner="mosquitto", mode=0o600)
     gw.write(f"{STATE}/originals/restore", f"{LISTENER_FILE}\n{'none' if before is None else 'saved'}\n")
     if before is not None:
-        gw.write(f"{STATE}/originals/listener.conf", before, owner="games:games", mode=0o640)
+        gw.write(f"{STATE}/originals/listener.conf", before, owner="games:mosquitto", mode=0o640)
     gw.run("systemctl reset-failed mosquitto")
     gw.run("systemctl restart mosquitto")
 
@@ -180,7 +180,7 @@ def test_purged_it_puts_the_listener_file_of_before_back(installed: gateway.Gate
         installed.remove("tedge-agentd")
     installed.purge("tedge-agentd")
     assert installed.read(LISTENER_FILE) == BEFORE
-    assert installed.access(LISTENER_FILE) == "games:games 0640"
+    assert installed.access(LISTENER_FILE) == "games:mosquitto 0640"
     assert installed.active("mosquitto")
     assert serves(installed, 1884), "the broker was restarted with it"
     assert left(installed) == []

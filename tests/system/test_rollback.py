@@ -66,7 +66,7 @@ def quiet(gw: gateway.Gateway, seconds: float = 2.0) -> bool:
 
 TRAPS = {
     "a drop-in refuses to start it": (refuse(8884),),
-    "the port is taken while it restarts": ("ExecStopPost=/bin/systemctl --no-block start thief.service",),
+    "the port is taken while it restarts": ("ExecStopPost=+/bin/systemctl --no-block start thief.service",),
     "the program fails outside of the preflight": (),  # see below
     "it starts with another configuration": (
         "ExecStart=",
@@ -84,7 +84,8 @@ TRAPS = {
 def set_trap(gw: gateway.Gateway, name: str) -> None:
     if name == "the program fails outside of the preflight":
         gw.run("mv /usr/sbin/mosquitto /usr/sbin/mosquitto.real")
-        script = f"#!/bin/sh\n[ $(id -u) = 0 ] && {HAS.format(port=8884)} && exit 1\n"
+        outside = "grep -q mosquitto.service /proc/self/cgroup"  # not by the user: from 2.1 on both are the broker's
+        script = f"#!/bin/sh\n{outside} && {HAS.format(port=8884)} && exit 1\n"
         gw.write("/usr/sbin/mosquitto", f'{script}exec /usr/sbin/mosquitto.real "$@"\n', mode=0o755)
         return
     if name == "the port is taken while it restarts":

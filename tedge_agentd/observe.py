@@ -278,7 +278,8 @@ def _confined(world: World, inputs: Inputs) -> tuple[model.Finding, ...]:
     profile = world.confinement.profile(world.settings.broker_binary)
     if profile is None:
         return ()
-    paths = [inputs.listener_path]
+    # Of what is included the broker also reads the directory; the CA lies beside the pair.
+    paths = [f"{os.path.dirname(inputs.listener_path)}/", inputs.listener_path]
     if wish.external is not None and wish.external.cert is not None:
         paths.append(f"{world.settings.staging_dir}/{observed.SERVER_PAIR}")
     # With the mosquitto bridge the broker reads the device's pair where it lies.

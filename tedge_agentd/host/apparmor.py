@@ -1,5 +1,6 @@
 """Which AppArmor profile confines the broker. Machines without AppArmor cost one failing open a pass."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from tedge_agentd.core import apparmor
 from . import files, opened
 
 _MOST = 500  # files below /etc/apparmor.d that are looked through
+_MOST_INCLUDED = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +54,28 @@ class Confinement:
         self._stamps = []
         for path, text in self._texts():
             if apparmor.describes(text, name):
-                local = f"{self._places.policies}/local/{os.path.basename(path)}"
-                texts = (text, self._text(local) or "")
-                self._stamps = [(entry, _stamp(entry)) for entry in (path, local)]
-                return apparmor.Profile(name=name, file=path, texts=texts)
+                named = f"local/{os.path.basename(path)}"
+                local = f"{self._places.policies}/{named}" if named in apparmor.includes(text) else None
+                return apparmor.Profile(name=name, file=path, texts=self._whole(path, text), local=local)
         return None
+
+    def _whole(self, path: str, text: str) -> tuple[str, ...]:
+        """Return a profile's text and all that it includes, and remember what those files looked like."""
+        texts, waiting, seen = [text], list(apparmor.includes(text)), {path}
+        self._stamps = [(path, _stamp(path))]
+        while waiting and len(seen) < _MOST_INCLUDED:
+            entry = os.path.join(self._places.policies, waiting.pop(0))
+            if entry in seen:
+                continue
+            seen.add(entry)
+            self._stamps.append((entry, _stamp(entry)))
+            if os.path.isdir(entry):
+                with contextlib.suppress(OSError):
+                    waiting += [f"{entry}/{name}" for name in sorted(os.listdir(entry))]
+            elif (included := self._text(entry)) is not None:
+                texts.append(included)
+                waiting += apparmor.includes(included)
+        return tuple(texts)
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         try:

@@ -151,10 +151,18 @@ def test_the_enforced_profile_is_found_with_its_local_rules_and_read_again_after
     assert confinement.profile("/usr/sbin/mosquitto") is None, "its text is nowhere"
     text = Path(places.policies, "usr.sbin.mosquitto")
     text.write_text("/usr/sbin/mosquitto {\n  /etc/mosquitto/* r,\n}\n")
+    Path(places.policies, "local/usr.sbin.mosquitto").write_text("/not/included r,\n")
+    found = confinement.profile("/usr/sbin/mosquitto")
+    assert found is not None
+    assert (found.local, found.texts) == (None, (text.read_text(),)), "what is not included is no part of it"
+    local = "#include <local/usr.sbin.mosquitto>\n"
+    text.write_text(f"/usr/sbin/mosquitto {{\n  /etc/mosquitto/* r,\n  {local}}}\n")
+    Path(places.policies, "local/usr.sbin.mosquitto").unlink()
     Path(places.policies, "another").write_text("/usr/bin/another {\n}\n")
     found = confinement.profile("/usr/sbin/mosquitto")
     assert found is not None
     assert (found.name, found.file) == ("/usr/sbin/mosquitto", str(text))
+    assert found.local == f"{places.policies}/local/usr.sbin.mosquitto"
     Path(places.policies, "local/usr.sbin.mosquitto").write_text("/x r,\n")
     found = confinement.profile("/usr/sbin/mosquitto")
     assert found is not None
@@ -163,5 +171,13 @@ def test_the_enforced_profile_is_found_with_its_local_rules_and_read_again_after
     found = confinement.profile("/usr/sbin/mosquitto")
     assert found is not None
     assert "/y r," in found.texts[1]
+    # What is included may include, and directories are.
+    Path(places.policies, "local/usr.sbin.mosquitto").write_text(f"{local}include if exists <more.d>\n")
+    Path(places.policies, "more.d").mkdir()
+    assert confinement.profile("/usr/sbin/mosquitto") is not None
+    Path(places.policies, "more.d/site").write_text("/z r,\n")
+    found = confinement.profile("/usr/sbin/mosquitto")
+    assert found is not None
+    assert found.texts[2:] == ("/z r,\n",)
     Path(places.loaded).write_text("/usr/sbin/mosquitto (complain)\n")
     assert confinement.profile("/usr/sbin/mosquitto") is None

@@ -5,13 +5,28 @@ import pathlib
 from . import gateway, pki, scenes, standins
 from .conftest import MakeGateway
 
-STOCK = """\
+# In the manner of AppArmor's own profile, which Ubuntu loads.
+OWN = """\
 profile mosquitto /usr/sbin/mosquitto {
   include <abstractions/base>
-  /etc/mosquitto/mosquitto.conf r,
-  /etc/mosquitto/{ca_certificates,certs,conf.d}/* r,
-  /etc/tedge/mosquitto-conf/** r,
+  file @{etc_ro}/mosquitto/* r,
+  file @{etc_ro}/mosquitto/conf.d/ r,
+  file @{etc_ro}/mosquitto/conf.d/** r,
+  file @{etc_ro}/mosquitto/ca_certificates/** r,
+  file @{etc_ro}/mosquitto/certs/** r,
   include if exists <local/mosquitto>
+}
+"""
+# What thin-edge's package adds to it.
+THIN_EDGES = "# BEGIN tedge\n/etc/tedge/mosquitto-conf/ r,\n/etc/tedge/mosquitto-conf/** r,\n# END tedge\n"
+# In the manner of the one in Mosquitto's source.
+FLAT = """\
+profile mosquitto /usr/sbin/mosquitto {
+  #include <abstractions/base>
+  /etc/mosquitto/mosquitto.conf r,
+  /etc/mosquitto/certs/* r,
+  /etc/mosquitto/conf.d/* r,
+  /etc/tedge/mosquitto-conf/{,*} r,
 }
 """
 
@@ -19,7 +34,8 @@ profile mosquitto /usr/sbin/mosquitto {
 def confine(gw: gateway.Gateway) -> None:
     """Let the daemon see a list of loaded profiles where the kernel would show it."""
     gw.write("/opt/apparmor/profiles", "mosquitto (enforce)\n")
-    gw.write("/etc/apparmor.d/mosquitto", STOCK)
+    gw.write("/etc/apparmor.d/mosquitto", OWN)
+    gw.write("/etc/apparmor.d/local/mosquitto", THIN_EDGES)
     gw.write(
         "/etc/systemd/system/tedge-agentd.service.d/apparmor.conf",
         "[Service]\nTemporaryFileSystem=/sys/kernel/security\n"
@@ -34,11 +50,29 @@ def test_a_profile_that_keeps_the_copies_from_the_broker_is_told_with_the_rule_t
     standins.install(gw)
     confine(gw)
     gw.boot()
-    assert scenes.settled(gw)["findings"] == [], "nothing is read that the profile forbids"
     scenes.server(gw, ca)
-    status = scenes.settled(gw)
-    (finding,) = [found for found in status["findings"] if found["code"] == "apparmor"]
+    assert scenes.settled(gw)["findings"] == [], "the copies lie where AppArmor's own profile reads"
+
+    gw.files.unlink("/etc/apparmor.d/local/mosquitto")
+    finding = denied(gw)
+    assert finding["where"] == "/etc/tedge/mosquitto-conf/", "as on a machine where thin-edge came before the profile"
+    mend(gw, finding)
+
+    gw.write("/etc/apparmor.d/mosquitto", FLAT)
+    finding = denied(gw)
     assert finding["where"] == "/etc/mosquitto/certs/tedge-agentd/server.pem"
-    gw.files.mkdir("/etc/apparmor.d/local")
-    gw.sh(finding["remedy"].partition(" && ")[0])
+    mend(gw, finding)
+    assert gw.read("/etc/apparmor.d/mosquitto").endswith("  /etc/mosquitto/certs/tedge-agentd/{,**} r,\n}\n")
+
+
+def denied(gw: gateway.Gateway) -> dict[str, str]:
+    (finding,) = [found for found in scenes.settled(gw)["findings"] if found["code"] == "apparmor"]
+    return dict(finding)
+
+
+def mend(gw: gateway.Gateway, finding: dict[str, str]) -> None:
+    """Do as the finding says, but for the kernel's part."""
+    command, _, load = finding["remedy"].partition(" && ")
+    assert load == "apparmor_parser -r /etc/apparmor.d/mosquitto"
+    gw.sh(command)
     assert scenes.settled(gw)["findings"] == []

@@ -261,7 +261,7 @@ def _units(
         broker = world.systemd.unit(options.broker_unit)
         units = world.systemd.units((*options.client_units, *options.extra_client_units))
         clients = tuple(unit for unit in units if not _is_never_restarted(unit.name))
-        beaten = {unit.name: world.environments.overrides(unit) for unit in clients if unit.is_active}
+        beaten = {unit.name: world.environments.beating(unit) for unit in clients if unit.is_active}
         findings = list(overrides.findings(beaten))
     except bus.BusUnavailableError as error:
         return None, (), [_waiting("systemd-unavailable", "systemd", str(error), error.remedy, blocks=model.Area.ALL)]

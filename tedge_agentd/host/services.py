@@ -56,6 +56,20 @@ class TransientResult:
     duration_ms: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSettings:
+    """What a service's environment is made of, in the order in which one beats the other (systemd.exec(5)).
+
+    `passed` are names alone, `files` paths or patterns as written, `unset` is taken away from the whole at last.
+    """
+
+    manager: tuple[str, ...] = ()  # DefaultEnvironment= and `systemctl set-environment`
+    passed: tuple[str, ...] = ()
+    unit: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()
+
+
 Property = tuple[str, str, object]  # name, D-Bus signature, value
 
 # Those that leave a running process alone: logrotate reloads the broker, which is nothing to wait for.
@@ -81,13 +95,28 @@ class Systemd(manager.Manager):
         rows = self.read(lambda b: b.call(manager.MANAGER, "ListUnitsByPatterns", "asas", _STATES, wanted))
         return tuple(sorted((self._facts(row) for row in rows), key=lambda facts: facts.name))
 
-    def environment(self, name: str) -> tuple[str, ...]:
-        """Return the `NAME=value` assignments of the unit's Environment= lines; of a missing unit, none."""
-        return tuple(manager.text(entry) for entry in self._service(name, "Environment", "as", ()))
+    def environment(self, name: str) -> EnvironmentSettings:
+        """Return what the environment of a service is made of; of a missing unit, what the manager has for all."""
+        given, passed, unset = (
+            tuple(manager.text(entry) for entry in self._service(name, kind, "as", ()))
+            for kind in ("Environment", "PassEnvironment", "UnsetEnvironment")
+        )
+        paths = tuple(manager.text(row[0]) for row in self._service(name, "EnvironmentFiles", "a(sb)", ()))
+        everybodys = self.read(lambda b: b.get(manager.MANAGER, "Environment", "as"))
+        return EnvironmentSettings(
+            manager=tuple(manager.text(entry) for entry in everybodys),
+            passed=passed,
+            unit=given,
+            files=paths,
+            unset=unset,
+        )
 
-    def environment_files(self, name: str) -> tuple[str, ...]:
-        """Return the paths of the unit's EnvironmentFile= lines, as written; of a missing unit, none."""
-        return tuple(manager.text(row[0]) for row in self._service(name, "EnvironmentFiles", "a(sb)", ()))
+    def unit_files(self, name: str) -> tuple[str, ...]:
+        """Return the paths of a unit's file and its drop-ins, in the order in which they are read."""
+        target = _object(manager.unit_path(name), "Unit")
+        path = manager.text(self.read(lambda b: b.get(target, "FragmentPath", "s")))
+        more = self.read(lambda b: b.get(target, "DropInPaths", "as"))
+        return tuple(text for text in (path, *(manager.text(entry) for entry in more)) if text)
 
     def command(self, name: str) -> tuple[str, ...]:
         """Return the words of the unit's ExecStart=, the program's path first; of a missing unit, none."""

@@ -219,20 +219,42 @@ def test_listeners_on_ipv6(with_pair: gateway.Gateway, ca: pki.Authority, addres
 # Environments -----------------------------------------------------------------------------------------------
 
 
-def test_what_beats_tedge_toml_in_a_service_is_told(gw: gateway.Gateway) -> None:
-    gw.write("/etc/default/tedge", "# comment\nTEDGE_MQTT_CLIENT_HOST=localhost\nTEDGE_C8Y_URL=a.b\n")
-    gw.write(
+def test_what_beats_tedge_toml_in_a_service_is_told_with_its_place(gw: gateway.Gateway) -> None:
+    drop_in, everybodys = (
         "/etc/systemd/system/tedge-agent.service.d/env.conf",
-        "[Service]\nEnvironment=TEDGE_MQTT_CLIENT_PORT=1883 OTHER=1\nEnvironmentFile=-/etc/default/tedge\n",
+        "/etc/systemd/system.conf.d/tedge.conf",
     )
+    gw.write("/etc/default/tedge", "# comment\nTEDGE_MQTT_CLIENT_HOST=localhost\nTEDGE_C8Y_URL=a.b\n")
+    lines = "Environment=TEDGE_MQTT_CLIENT_PORT=1883 OTHER=1\nEnvironmentFile=-/etc/default/ted?e\n"
+    gw.write(
+        drop_in, f"[Service]\n{lines}UnsetEnvironment=TEDGE_MQTT_TOPIC_ROOT\nPassEnvironment=TEDGE_MQTT_BIND_PORT\n"
+    )
+    finding = overridden(gw)["tedge-agent.service"]
+    assert "TEDGE_MQTT_BIND_PORT, TEDGE_MQTT_CLIENT_HOST, TEDGE_MQTT_CLIENT_PORT" in finding["message"]
+    assert "mqtt.bind.port, mqtt.client.host, mqtt.client.port" in finding["message"]
+    assert drop_in in finding["message"]
+    assert "/etc/default/tedge" in finding["message"]
+
+    # What systemd has for every service.
+    gw.write(everybodys, "[Manager]\nDefaultEnvironment=TEDGE_MQTT_TOPIC_ROOT=te\n")
+    gw.run("systemctl set-environment TEDGE_MQTT_CLIENT_HOST=127.0.0.1")
+    found = overridden(gw)
+    assert "TOPIC_ROOT" not in found["tedge-agent.service"]["message"], "it is unset there"
+    message, remedy = (found["tedge-mapper-c8y.service"][part] for part in ("message", "remedy"))
+    assert "TEDGE_MQTT_CLIENT_HOST, TEDGE_MQTT_TOPIC_ROOT" in message
+    assert f"in {everybodys} and with `systemctl set-environment`" in message
+    assert "systemctl unset-environment TEDGE_MQTT_CLIENT_HOST" in remedy
+    environment = gw.read(f"/proc/{gw.unit('tedge-mapper-c8y.service')['MainPID']}/environ").split("\0")
+    assert {"TEDGE_MQTT_CLIENT_HOST=127.0.0.1", "TEDGE_MQTT_TOPIC_ROOT=te"} <= set(environment), "it is as we say"
+
+    for path in (drop_in, everybodys):
+        gw.files.unlink(path)
+    gw.run("systemctl unset-environment TEDGE_MQTT_CLIENT_HOST")
+    assert overridden(gw) == {}
+
+
+def overridden(gw: gateway.Gateway) -> dict[str, dict[str, str]]:
+    """Start the services with their settings of now, and return the findings about their environments, by unit."""
     gw.run("systemctl daemon-reload")
-    gw.run("systemctl restart tedge-agent")
-    status = scenes.settled(gw)
-    (finding,) = [found for found in status["findings"] if found["code"] == "env-override"]
-    assert finding["where"] == "tedge-agent.service"
-    assert "TEDGE_MQTT_CLIENT_HOST, TEDGE_MQTT_CLIENT_PORT" in finding["message"]
-    assert "mqtt.client.host, mqtt.client.port" in finding["message"]
-    gw.files.unlink("/etc/systemd/system/tedge-agent.service.d/env.conf")
-    gw.run("systemctl daemon-reload")
-    gw.run("systemctl restart tedge-agent")
-    assert scenes.settled(gw)["findings"] == []
+    gw.run("systemctl restart tedge-agent tedge-mapper-c8y")
+    return {found["where"]: found for found in scenes.settled(gw)["findings"] if found["code"] == "env-override"}

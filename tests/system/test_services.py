@@ -14,7 +14,7 @@ from . import gateway
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _PRELUDE = """
-import os, pickle, select, subprocess, sys, time
+import dataclasses, os, pickle, select, subprocess, sys, time
 sys.path.insert(0, "/opt/tested")
 from tedge_agentd.host import bus, preflight, services
 def sh(script):
@@ -102,21 +102,33 @@ def test_a_units_environment_command_and_user_are_read(gw: gateway.Gateway) -> N
         gw,
         "client.service",
         "[Service]\nExecStart=/bin/sleep 9 --x='a b'\nUser=mosquitto\n"
-        "Environment=TEDGE_MQTT_BIND_PORT=1 'B=two words'\n",
+        "Environment=TEDGE_MQTT_BIND_PORT=1 'B=two words'\nPassEnvironment=P Q\nUnsetEnvironment=R\n"
+        "EnvironmentFile=-/etc/default/*.client\n",
     )
     result = ask(
         gw,
         """
-        result = [[f(n) for f in (systemd.environment, systemd.command, systemd.user)]
-                  for n in ("client.service", "missing.service")]
+        sh("systemctl set-environment EVERYBODYS=1")
+        def told(n):
+            environment = dataclasses.asdict(systemd.environment(n))
+            return [environment, systemd.command(n), systemd.user(n), systemd.unit_files(n)]
+        result = [told(n) for n in ("client.service", "missing.service")]
         """,
     )
+    everybodys = result[0][0].pop("manager")
+    assert "EVERYBODYS=1" in everybodys
     assert result[0] == [
-        ("TEDGE_MQTT_BIND_PORT=1", "B=two words"),
+        {
+            "passed": ("P", "Q"),
+            "unit": ("TEDGE_MQTT_BIND_PORT=1", "B=two words"),
+            "files": ("/etc/default/*.client",),
+            "unset": ("R",),
+        },
         ("/bin/sleep", "9", "--x=a b"),
         "mosquitto",
+        ("/etc/systemd/system/client.service",),
     ]
-    assert result[1] == [(), (), ""]
+    assert result[1] == [{"manager": everybodys, "passed": (), "unit": (), "files": (), "unset": ()}, (), "", ()]
 
 
 def test_ten_thousand_questions_leave_no_trace_in_memory(gw: gateway.Gateway) -> None:

@@ -214,6 +214,48 @@ def test_listeners_on_ipv6(with_pair: gateway.Gateway, ca: pki.Authority, addres
     scenes.settled(gw)
     assert clients.connect(gw, 8883, TLS, host="2001:db8::10").accepted
     assert clients.connect(gw, 1883).accepted
+    standins.config_set(gw, "mqtt.client.host", "::1")
+    standins.config_set(gw, "mqtt.bind.address", "::1")
+    status = scenes.settled(gw)
+    assert {row["address"] for row in status["listeners"]} == {"::1", address}
+    assert all(row["verified"] for row in status["listeners"])
+    assert clients.connect(gw, 1883, host="::1").accepted
+    assert not clients.connect(gw, 1883).accepted, "nothing is left on IPv4"
+    standins.wait_connected(gw)
+
+
+# Mappers ----------------------------------------------------------------------------------------------------
+
+
+def test_the_broker_gets_the_pairs_that_it_bridges_with_and_no_others(gw: gateway.Gateway, ca: pki.Authority) -> None:
+    """One of a profile in tedge.toml, one of a profile's mapper.toml, one of a mapper of the site's own."""
+    below = "/etc/tedge/device-certs"
+    names = ("old", "new", "site", "own")
+    for name in names:
+        scenes.write_pair(gw, ca.client(name), cert=f"{below}/{name}.crt", key=f"{below}/{name}.key")
+
+    def device(name: str, table: str = "device") -> str:
+        return f'[{table}]\ncert_path = "{below}/{name}.crt"\nkey_path = "{below}/{name}.key"\n'
+
+    def owners() -> dict[str, str]:
+        return {name: gw.access(f"{below}/{name}.key").partition(":")[0] for name in names}
+
+    def mapper(directory: str, text: str) -> None:
+        gw.files.mkdir(f"/etc/tedge/mappers/{directory}", owner="tedge")
+        gw.write(f"/etc/tedge/mappers/{directory}/mapper.toml", text, owner="tedge", replace=True)
+
+    profiles = device("old", "c8y.profiles.old.device") + device("site", "c8y.profiles.site.device")
+    standins.write_toml(gw, f'[config]\nversion = "2"\n[mqtt.bridge]\nbuilt_in = false\n{profiles}')
+    mapper("own", device("own"))
+    scenes.settled(gw)
+    assert owners() == {"old": "mosquitto", "new": "root", "site": "mosquitto", "own": "root"}
+    # What `tedge config upgrade` does: the table in tedge.toml stays, and counts no more.
+    mapper("c8y.old", device("new"))
+    scenes.settled(gw)
+    assert owners() == {"old": "mosquitto", "new": "mosquitto", "site": "mosquitto", "own": "root"}
+    gw.run(["chown", "root", f"{below}/old.key"])
+    scenes.settled(gw)
+    assert owners()["old"] == "root", "it is nobody's any more"
 
 
 # Environments -----------------------------------------------------------------------------------------------

@@ -50,6 +50,11 @@ system: tools deb ## boot gateways of both releases and test on them (as root)
 	@$(TOOLS) test
 	$(PYTEST) tests/system --numprocesses=$(GATEWAYS) --durations=10 --junitxml=$(REPORTS)/system.xml
 
+.PHONY: forky
+forky: tools deb ## the system tests on Debian testing, with Mosquitto 2.1 (as root, half an hour; TESTS=...)
+	@$(TOOLS) test
+	$(PYTEST) $(or $(TESTS),tests/system) --suite forky --numprocesses=$(GATEWAYS) --junitxml=$(REPORTS)/forky.xml
+
 .PHONY: test
 test: check host system ## everything: check, host, deb, system (as root)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from . import apply, memory, moment, observe, settings
 from .core import broker_plan, client_plan, deferral, errors, guards, listener, model, observed, operations, plan
-from .host import files, opened, users
+from .host import files, opened, preflight, users
 from .rehearsal import Rehearsal
 from .world import World
 
@@ -104,6 +104,7 @@ class Reconciler:
         with files.Lock(f"{world.runtime_dir}/pass.lock", wait_s=_LOCK_S):
             started, begun = world.epoch(), world.stamp()
             self._keeper.recall(world.state)
+            preflight.sweep(world.runtime_dir)
             view, verdict = self._judged(ordered=ordered)
             if apply.touches_broker(view.plan):
                 view = self._rehearsed(view)

@@ -14,7 +14,7 @@ from .trial import Candidate, unstaged
 CODE = "preflight-refused"
 
 _STAMP = re.compile(r"^(?:\d{9,}|\d{4}-\d\d-\d\dT[\d:.+Z-]+): ")
-_FOUND_AT = re.compile(r"Error found at (?P<file>.+):(?P<line>\d+)\.?$")
+_FOUND_AT = re.compile(r"Error found at '?(?P<file>.+):(?P<line>\d+)'?\.?$")  # 2.1 quotes included files
 _OPENING = re.compile(r"Opening \S+ listen socket on port (?P<port>\d+)")
 _TELLING = re.compile(r"\berror\b|does not (?:match|exist|support)|unable to|failed", re.IGNORECASE)
 
@@ -169,14 +169,14 @@ _MESSAGES: tuple[tuple[str, _Explanation], ...] = (
     (r'Unable to load certificate revocation file "(?P<value>.*)"', _file),
     (r'Unable to open (?:pw|acl_)file "(?P<value>.*)"', _file),
     (r'opening password file "(?P<value>.*)"', _file),
-    (r'Unable to load auth plugin "(?P<value>.*)"', _file),
+    (r'Unable to load (?:auth )?plugin "(?P<value>.*)"', _file),
     (r"Error: Address already in use", _in_use),
     (r"Error: Cannot assign requested address", _not_local),
     (r"[Ii]nterface address for (?P<value>\S+) does not match", _interface),
     (r"Interface (?P<value>\S+) does not (?:exist|support)", _interface),
     (r"bind to a privileged port", _privileged),
     (r"Unable to open include_dir '(?P<value>.*)'", _path),
-    (r"(?:Unable to open config file|Config file) (?P<value>.+?)(?: is a directory)?\.$", _path),
+    (r"(?:Unable to open config file|Config file) '?(?P<value>.+?)'?(?: is a directory)?\.$", _path),
     (r"per_listener_settings must be set before", _Why(remedy="move what comes before it below `include_dir`")),
     (r"Unknown configuration variable", _Why(remedy="remove or correct that line")),
     (r"Malformed UTF-8", _Why(reason="a value with characters it does not take", remedy="correct that line")),

@@ -228,10 +228,8 @@ def _properties(layout: _Layout, broker: Broker, log: str) -> tuple[services.Pro
 
 @contextlib.contextmanager
 def _directory(runtime_dir: str) -> Iterator[str]:
-    """Make a directory of one's own, and remove those whose makers died: a maker holds a lock on its directory."""
-    for name in os.listdir(runtime_dir):
-        if name.startswith(_PREFIX):
-            _sweep(os.path.join(runtime_dir, name))
+    """Make a directory of one's own, under a lock that lasts as long as its maker."""
+    sweep(runtime_dir)
     root = os.path.join(runtime_dir, f"{_PREFIX}{secrets.token_hex(4)}")
     os.mkdir(root, 0o700)
     fd = os.open(root, _DIRECTORY)
@@ -243,8 +241,15 @@ def _directory(runtime_dir: str) -> Iterator[str]:
         os.close(fd)
 
 
+def sweep(runtime_dir: str) -> None:
+    """Remove what preflights have left that died, or could not remove it: there are keys in it."""
+    for name in os.listdir(runtime_dir):
+        if name.startswith(_PREFIX):
+            _sweep(os.path.join(runtime_dir, name))
+
+
 def _sweep(left: str) -> None:
-    with contextlib.suppress(FileNotFoundError, BlockingIOError):
+    with contextlib.suppress(OSError):  # it is gone, or in use
         fd = os.open(left, _DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -222,7 +222,8 @@ def test_every_kind_of_write_that_fails(lab: Lab, error: str) -> None:
     with clients.OutageProbe(lab.gw) as probe:
         kinds = ("write", "fsync", "renameat,rename", "fchown,chown", "mkdir", "unlinkat,unlink", "symlink")
         cases = [(calls, when) for calls in kinds for when in ("1", "3", "5+", "1+")]
-        for calls, when in cases[lab.gw.leader % EVERY :: EVERY]:
+        # The last one, so that no preflight comes after it: the next pass removes what could not be.
+        for calls, when in (*cases[lab.gw.leader % EVERY :: EVERY], ("unlinkat,unlink", "3")):
             lab.next()
             status = lab.strace(f"{calls}:error={error}:when={when}")
             assert status not in KILLED

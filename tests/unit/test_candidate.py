@@ -237,6 +237,20 @@ SSL = "1795432495: OpenSSL Error[0]: error:"
             "remove or correct that line",
         ),
         (
+            f"Error: Unknown configuration variable 'certfle'.\nError found at '/run/try{CONF_D}/x.conf:2'.\n"
+            f"Error found at /run/try{MAIN}:5.",
+            f"{CONF_D}/x.conf:2",
+            "Error: Unknown configuration variable 'certfle'.",
+            "remove or correct that line",
+        ),
+        (
+            f"Loading config file '/run/try{CONF_D}/x.conf'\nError: Unable to open config file"
+            f" '/run/try{CONF_D}/x.conf'.\nError found at /run/try{MAIN}:5.\nmosquitto version 2.1.2 terminating",
+            f"{MAIN}:5",
+            f"Error: Unable to open config file '{CONF_D}/x.conf'.",
+            f"ls -ld {CONF_D}/x.conf",
+        ),
+        (
             f"Error: Unable to open include_dir '/run/try{CONF_D}'.\nError found at /run/try{MAIN}:5.",
             f"{MAIN}:5",
             f"Error: Unable to open include_dir '{CONF_D}'.",

@@ -80,8 +80,10 @@ def this_machine(settings_path: str = options.PATH) -> Context:
     system, _ = tedge_toml.parse_system(_bytes(chosen.system_toml), chosen.system_toml)
     tedge = tedge_toml.parse(_bytes(chosen.tedge_toml), chosen.tedge_toml).settings
     external = tedge.external if tedge is not None else model.ExternalSettings()
+    now = int(time.time())
+    synchronized = pki.clock_synchronized(options.STATE_DIR, now)
     return Context(
-        means=Means(now=int(time.time()), synchronized=pki.clock_synchronized(), settings=pki_settings(chosen)),
+        means=Means(now=now, synchronized=synchronized, settings=pki_settings(chosen)),
         tedge_dir=chosen.tedge_dir,
         accounts=desired.Accounts(
             broker_user=chosen.broker_user,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import FrameType
 
 from . import __version__, apply, cloud, metrics_file, reconcile, renewal, status, watched
-from .core import errors, model, settle
+from .core import errors, model, settle, wall_clock
 from .host import bus, files, journal, notify, sandbox, watch
 from .world import World
 
@@ -31,6 +31,7 @@ class Daemon:
         self._watch = watch.Watch(self._wake)
         self._notify = notify.Notifier()
         self._settle = settle.Settle(world.settings.settle_quiet, world.settings.settle_max)
+        self._clock = wall_clock.WallClock(time.monotonic(), world.epoch())
         self._cloud = cloud.Cloud(world)
         self._renewal = renewal.Renewal(world.state.directory, journal.certificate_renewed, progress=self._progress)
         world.progress = self._progress
@@ -74,6 +75,10 @@ class Daemon:
             changed |= self._watch.take()
             self._next_take = now + _TAKE_S
             self._woken = False
+        if self._clock.was_set(now, self.world.epoch()):
+            # No wake-up of its own: the pings to the watchdog bring the loop here twice a minute.
+            self._renewal.clock_was_set()
+            changed = True  # validities, and what is said of them
         if changed:
             self._settle.event(now)
         self._progress()

@@ -1,4 +1,4 @@
-"""The daemon's part in the local PKI: at start, every hour and when its moment has come it renews what is due.
+"""The daemon's part in the local PKI: to look at start, hourly, when a renewal falls due, and when the clock was set.
 
 What it writes are ordinary changes of watched files, which the next pass applies: by a reload, nobody disconnected.
 """
@@ -11,6 +11,7 @@ from . import settings
 from .core import desired, model
 
 EVERY_S = 3600.0  # core.pki renews in time for a look a day
+SYNCHRONIZED_S = 60.0  # systemd-timesyncd sets the clock first, and says so a moment later
 WORKER_S = 45.0  # for one key, below the service's WatchdogSec=; RSA-3072 takes some 20 s on a 600 MHz ARM11
 
 
@@ -25,6 +26,7 @@ class Renewal:
         self._progress = progress  # before each key that is made, for the watchdog
         self._next = 0.0
         self._moment = float("inf")  # of the next renewal, in seconds since the epoch
+        self._clock_set = False
         self._names: tuple[str, ...] | None = None
         self._known: tuple[object, Mapping[str, str]] = (None, {})
         self.findings: tuple[model.Finding, ...] = ()
@@ -37,6 +39,11 @@ class Renewal:
     def due(self) -> float:
         """The next moment to look, in seconds of CLOCK_MONOTONIC. A clock that is set forward brings it nearer."""
         return min(self._next, time.monotonic() + self._moment - time.time())
+
+    def clock_was_set(self) -> None:
+        """Look at once, and again when it is known whether it was a time server that set it."""
+        self._next = 0.0
+        self._clock_set = True
 
     def reached_as(self, external: desired.External | None) -> None:
         """Take note of where the listener is; a server certificate that lacks its address is renewed soon."""
@@ -54,7 +61,8 @@ class Renewal:
 
         What could not be renewed is tried again in an hour: a worker that fails must not be started all the time.
         """
-        self._next = time.monotonic() + EVERY_S
+        self._next = time.monotonic() + (SYNCHRONIZED_S if self._clock_set else EVERY_S)
+        self._clock_set = False
         self._moment = float("inf")
         if not self.exists:
             return False
@@ -67,9 +75,8 @@ class Renewal:
             return pki_make.run_worker(request, timeout_s=WORKER_S)
 
         now = int(time.time())
-        means = pki_issuer.Means(
-            now=now, synchronized=pki.clock_synchronized(), settings=certs.pki_settings(options), make=make
-        )
+        synchronized = pki.clock_synchronized(self._state_dir, now)
+        means = pki_issuer.Means(now=now, synchronized=synchronized, settings=certs.pki_settings(options), make=make)
         before = self.findings
         done = pki.sweep(self._state_dir, means, names=self._names)
         self.findings = done.findings

@@ -88,11 +88,18 @@ def summary(report: reconcile.Report, epoch: float) -> str:
     text = f"{report.outcome.value.replace('-', ' ')}: {plan.describe(report.serves)}"
     served = [c for c in report.seen.certificates if c.role == "server"]
     if served and report.plan.staged is not None:
-        text += f", certificate good for {days_left(served[0].facts.not_after, epoch)} d"
+        text += f", certificate {_validity(served[0].facts, epoch)}"
     worst = [finding for finding in report.findings if finding.severity is model.Severity.ERROR]
     if worst:
         text += f"; {worst[0].where}: {worst[0].message}"
     return text
+
+
+def _validity(leaf: model.Certificate, epoch: float) -> str:
+    if epoch < leaf.not_before:
+        return "not valid yet: is the clock right?"
+    left = days_left(leaf.not_after, epoch)
+    return f"good for {left} d" if epoch < leaf.not_after else "expired"
 
 
 def days_left(not_after: int, epoch: float) -> int:

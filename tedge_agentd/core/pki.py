@@ -103,11 +103,19 @@ def clock_problem(register: Register, now: int, *, synchronized: bool) -> str:
     """
     if now < RELEASED:
         return f"the clock says {utc(now)}, which is before this software was released"
-    seen = [one.created for one in register.authorities] + [one.issued for one in register.issued]
-    latest = max(seen, default=0)
-    if now < latest - CLOCK_SLACK and not synchronized:
-        return f"the clock says {utc(now)}, but a certificate was issued at {utc(latest)}"
+    if is_behind(register, now) and not synchronized:
+        return f"the clock says {utc(now)}, but a certificate was issued at {utc(_latest(register))}"
     return ""
+
+
+def is_behind(register: Register, now: int) -> bool:
+    """Whether the clock is behind what was already seen: one of the two is wrong, this one or that of the issue."""
+    return now < _latest(register) - CLOCK_SLACK
+
+
+def _latest(register: Register) -> int:
+    seen = [one.created for one in register.authorities] + [one.issued for one in register.issued]
+    return max(seen, default=0)
 
 
 def reason_to_renew(one: Issued, now: int, *, synchronized: bool, names: Sequence[str] | None = None) -> str:

@@ -319,6 +319,18 @@ def test_a_clock_that_is_behind_is_refused_unless_it_is_vouched_for(
     assert issued(context)["server gateway"].issued == NOW - 30 * DAY
 
 
+def test_the_remedy_for_what_a_clock_that_was_ahead_has_issued_works(certs: Run, context: Context) -> None:
+    for line in ("init", "issue server", "issue tedge"):
+        assert certs(line) == 0
+    assert certs("renew --all", NOW + 1500 * DAY) == 0
+    found = [one for one in pki.sweep(context.state_dir, context.means).findings if one.code == "pki-clock"]
+    assert len(found) == 2
+    for finding in found:
+        assert certs(finding.remedy.partition("tedge-agentd certs ")[2]) == 0, finding.remedy
+    assert pki.sweep(context.state_dir, context.means) == pki.Sweep()
+    assert all(one.not_before < NOW < one.not_after for one in issued(context).values())
+
+
 @pytest.mark.parametrize("place", ["server_pair", "client_pair"])
 @pytest.mark.parametrize("half", [0, 1])
 def test_a_foreign_pair_is_refused_by_name(

@@ -10,7 +10,7 @@ import pytest
 from tedge_agentd import certs, renewal, settings
 from tedge_agentd.core import desired, model
 from tedge_agentd.core.pki import DAY
-from tedge_agentd.host import pki_issuer, users
+from tedge_agentd.host import pki, pki_issuer, users
 from tedge_agentd.host.pki_store import Store
 
 EXTERNAL = desired.External(
@@ -92,6 +92,45 @@ def test_what_fails_is_tried_again_in_an_hour_and_not_all_the_time(
     assert not is_due(one)
     assert one.due() - time.monotonic() > renewal.EVERY_S - 10
     assert said == []
+
+
+def test_a_clock_that_was_set_is_a_reason_to_look_now_and_once_more_when_it_is_known_who_set_it(
+    context: certs.Context, clock: list[float]
+) -> None:
+    one, said = looker(context)
+    clock[0] = 3 * 365 * DAY
+    one.look(settings.Settings())
+    assert len(said) == 1, "it had expired by a clock that was ahead"
+    clock[0] = 0
+    assert not is_due(one)
+    one.clock_was_set()
+    assert is_due(one)
+    assert one.look(settings.Settings())
+    assert [finding.code for finding in one.findings] == ["pki-clock"]
+    assert one.due() - time.monotonic() < 61
+    one.look(settings.Settings())
+    assert one.due() - time.monotonic() > renewal.EVERY_S - 10
+
+
+@pytest.mark.parametrize("answer", ["no", "yes", None])
+def test_what_a_clock_that_was_ahead_has_issued_is_renewed_once_a_time_server_has_set_it(
+    context: certs.Context, clock: list[float], realm: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None
+) -> None:
+    timedatectl = realm / "timedatectl"
+    if answer is not None:
+        timedatectl.write_text(f"#!/bin/sh\ntouch {realm}/asked\necho {answer}\n")
+        timedatectl.chmod(0o755)
+    monkeypatch.setattr(pki, "TIMEDATECTL", str(timedatectl))
+    monkeypatch.setattr(pki, "SYNCHRONIZED", str(realm / "no-timesyncd"))
+    one, said = looker(context)
+    clock[0] = 3 * 365 * DAY
+    one.look(settings.Settings())
+    assert not (realm / "asked").exists(), "nothing depends on it"
+    clock[0] = 0
+    one.look(settings.Settings())
+    assert len(said) == (2 if answer == "yes" else 1)
+    (served,) = Store(context.state_dir).register().issued
+    assert (served.not_before < time.time()) == (answer == "yes")
 
 
 def test_a_new_address_is_in_the_certificate_once_the_pause_is_over(

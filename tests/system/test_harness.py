@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from . import container, gateway
+from . import clock, container, gateway
 from .conftest import MakeGateway
 
 
@@ -50,6 +50,24 @@ def test_an_absolute_symlink_leads_to_the_gateways_file(bare: gateway.Gateway) -
     assert bare.read("/etc/link") == "of the gateway"
     bare.write("/etc/link", "changed")
     assert bare.read("/etc/real") == "changed"
+
+
+def test_the_wall_clock_of_a_gateway_can_be_set_and_nothing_but_it(make_gateway: MakeGateway) -> None:
+    gw = make_gateway()
+    own = clock.Clock(gw)
+    gw.boot()
+    script = "import time; print(time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))"
+    for offset in (400 * clock.DAY, -400 * clock.DAY):
+        own.set(offset)
+        preflight = ["systemd-run", "--quiet", "--pipe", "--unit=tedge-agentd-preflight-x"]
+        for said in (own.run(["python3", "-c", script]), gw.run([*preflight, "/usr/bin/python3", "-c", script])):
+            wall, monotonic, boottime = map(float, said.stdout.split())
+            assert abs(wall - own.now) < 10
+            assert abs(monotonic - time.monotonic()) < 10
+            assert abs(boottime - time.clock_gettime(time.CLOCK_BOOTTIME)) < 10
+    assert abs(float(gw.run("date +%s").stdout) - time.time()) < 10
+    gw.run("systemctl reload mosquitto")
+    gw.wait_until(lambda: abs(int(gw.broker_log().splitlines()[-1].partition(":")[0]) - own.now) < 60)
 
 
 def test_a_reboot_and_a_power_cut_keep_files_and_interfaces(bare: gateway.Gateway) -> None:

@@ -1,6 +1,7 @@
 """The loop: dirty -> settle -> pass -> sleep; and what systemd is told meanwhile."""
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -165,7 +166,9 @@ class Daemon:
         self._watch_units(report)
         if report.inputs.wish is not None:
             self._renewal.reached_as(report.inputs.wish.external)
+        is_first = self._report is None
         self._publish(report)
+        _tidy(is_first=is_first)
 
     def _before_jobs(self) -> None:
         """A job for the broker waits for one of ours, because we are ordered before it: say first that ours is done.
@@ -277,6 +280,16 @@ class Daemon:
             yield
         finally:
             signal.set_wakeup_fd(before)
+
+
+def _tidy(*, is_first: bool) -> None:
+    """Collect what a pass leaves behind in cycles, at once: left to itself, memory grew by 4 MB first (make soak).
+
+    What is there after the first pass stays for good, and is not looked at again: that would take 6 ms each time.
+    """
+    gc.collect()
+    if is_first:
+        gc.freeze()
 
 
 def _first_error(report: reconcile.Report) -> str:

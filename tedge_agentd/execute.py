@@ -71,7 +71,7 @@ def _execute(operation: operations.Operation, world: World, look: probe.Look) ->
             if not outcome.accepted:
                 raise errors.InputError(outcome.text, outcome.remedy)
         case operations.RestartClient():
-            done = world.systemd.try_restart(operation.unit, world.settings.job_timeout)
+            done = _restart_client(operation, world)
             if not done.done:
                 raise errors.TransientError(
                     f"{operation.unit} did not come back: its job ended as {done.result}",
@@ -79,6 +79,16 @@ def _execute(operation: operations.Operation, world: World, look: probe.Look) ->
                 )
         case _:
             assert_never(operation)
+
+
+def _restart_client(operation: operations.RestartClient, world: World) -> services.JobResult:
+    """A good service that was restarted five times in ten seconds stays down, unless it is told to forget that."""
+    name, timeout_s = operation.unit, world.settings.job_timeout
+    done = None if operation.has_failed else world.systemd.try_restart(name, timeout_s)
+    if done is None or (not done.done and done.unit.result == "start-limit-hit"):
+        world.systemd.reset_failed(name)
+        done = world.systemd.restart(name, timeout_s)
+    return done
 
 
 def _account(name: str, world: World) -> users.Account:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from . import settings
 from .core import (
     apparmor,
-    client_plan,
     conflicts,
     desired,
     device_pairs,
@@ -230,7 +229,7 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         leftovers=inputs.leftovers,
         broker=broker,
         clients=clients,
-        last_lines={unit.name: world.last_lines.of(unit) for unit in clients if client_plan.has_failed(unit)},
+        last_lines={unit.name: world.last_lines.of(unit) for unit in clients if unit.has_failed},
         files=_files(world, wish),
         uids=ids[0],
         gids=ids[1],

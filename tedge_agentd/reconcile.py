@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from . import apply, memory, moment, observe, settings
-from .core import broker_plan, client_plan, deferral, errors, guards, listener, model, observed, operations, plan
+from .core import client_plan, deferral, errors, guards, listener, model, observed, operations, plan
 from .host import files, opened, preflight, users
 from .rehearsal import Rehearsal
 from .world import World
@@ -356,7 +356,7 @@ def _revives(view: _View) -> bool:
 def _stays_down(view: _View, result: apply.Result) -> bool:
     """Whether the broker has failed, and this pass had no way left to bring it back."""
     broker = view.seen.broker
-    return broker is not None and broker_plan.has_failed(broker) and not result.told
+    return broker is not None and broker.has_failed and not result.told
 
 
 def _failed(result: apply.Result, unit: str) -> model.Finding:

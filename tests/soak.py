@@ -87,7 +87,7 @@ def held(pid):
         "inotify watches": watches,
         "children": sum(len(open(path).read().split()) for path in tasks),
     }
-acts = [(renew, 12), (authority, 2), (port, 1), (noise, 10), (trouble, 3)]
+acts = [(renew, 12), (authority, 2), (port, 0.1), (noise, 10), (trouble, 3)]
 acts += [(lambda text=text: toml(text.encode("latin-1")), 50 / len(inputs["bad"])) for text in inputs["bad"]]
 acts += [(lambda: None, 20)]
 while True:

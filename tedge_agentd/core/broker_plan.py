@@ -268,7 +268,7 @@ def _act(target: Target, seen: observed.Observed, unit: str, *, same_meaning: bo
     verify = operations.VerifyBroker(listeners=listeners, leaf=target.staged.leaf if target.staged else None)
     if seen.told:
         return [operations.RestartBroker(unit=unit, reason="what it was told before did not verify"), verify]
-    if has_failed(broker):
+    if broker.has_failed:
         return [operations.RestartBroker(unit=unit, reason="it had failed"), verify]
     if not broker.is_active:
         return []  # started by nobody, or about to be: it will read what lies on disk
@@ -284,11 +284,6 @@ def _act(target: Target, seen: observed.Observed, unit: str, *, same_meaning: bo
             return [operations.ReloadBroker(unit=unit, reason=reason), verify]
         case ledger.Action.NONE:
             return [] if seen.ledger.verified == broker.invocation else [verify]
-
-
-def has_failed(broker: model.UnitFacts) -> bool:
-    """Failed for good, or between two of systemd's own attempts."""
-    return broker.active_state == "failed" or broker.sub_state.startswith("auto-restart")
 
 
 def _action(

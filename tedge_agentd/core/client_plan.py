@@ -39,10 +39,16 @@ def inputs(wish: desired.Desired, seen: observed.Observed) -> tuple[tuple[str, l
 def stale(
     groups: tuple[tuple[str, ledger.ClientInputs], ...], seen: observed.Observed
 ) -> tuple[tuple[model.UnitFacts, str], ...]:
-    """Return the running clients that have read something else than what lies on disk now, with the reason."""
+    """Return the clients that have read something else than what lies on disk now, with the reason.
+
+    They run; or they are enabled and failed before the last change, which may be what they failed for want of.
+    """
     known = dict(groups)
     result = []
     for unit in seen.clients:
+        if _may_revive(unit, known[MQTT].since, seen):
+            result.append((unit, "it had failed, and its settings have changed since"))
+            continue
         if not unit.is_active or unit.job:
             continue  # stopped stays stopped; what is being started reads what lies on disk
         for group in (AGENT, MQTT) if unit.name == AGENT_UNIT else (MQTT,):
@@ -51,6 +57,13 @@ def stale(
                 break
     # tedge-agent last: it is the one that may be in the middle of an operation.
     return tuple(sorted(result, key=lambda entry: (entry[0].name == AGENT_UNIT, entry[0].name)))
+
+
+def _may_revive(unit: model.UnitFacts, since: model.Stamp | None, seen: observed.Observed) -> bool:
+    """Once a change: the next failure is later than the change. What an operator has disabled stays down."""
+    known = since is not None and since.boot_id == seen.now.boot_id
+    failed = unit.active_state == "failed" and unit.is_enabled and not unit.job
+    return failed and known and since is not None and unit.failed_usec < since.usec
 
 
 def operations_for(
@@ -72,21 +85,16 @@ def operations_for(
     if local and (seen.broker is None or not seen.broker.is_active):
         return (), (*remarks, _waits_for_broker(due))
     for activity in seen.under_way:
-        kept = [unit.name for unit, _ in due if deferral.keeps_client(activity, unit.name)]
+        kept = [unit.name for unit, _ in due if unit.is_active and deferral.keeps_client(activity, unit.name)]
         remarks += [deferral.finding(activity, kept)] if kept else []
     restarts = tuple(
-        operations.RestartClient(unit=unit.name, reason=reason)
+        operations.RestartClient(unit=unit.name, reason=reason, has_failed=not unit.is_active)
         for unit, reason in due
-        if not any(deferral.keeps_client(activity, unit.name) for activity in seen.under_way)
+        if not unit.is_active or not any(deferral.keeps_client(activity, unit.name) for activity in seen.under_way)
     )
     return ((operations.TryLogin(client=wish.client, user=wish.client_user), *restarts) if restarts else ()), tuple(
         remarks
     )
-
-
-def has_failed(unit: model.UnitFacts) -> bool:
-    """Failed for good, or between two of systemd's own attempts."""
-    return unit.active_state == "failed" or unit.sub_state.startswith("auto-restart")
 
 
 def failures(
@@ -94,14 +102,17 @@ def failures(
 ) -> tuple[model.Finding, ...]:
     """A finding for each client that has failed: an error if it has read the last change of its settings.
 
-    A failed client is not started again by us: systemd does that, or has given up for a reason.
+    It is not started again and again by us: systemd does that, or has given up for a reason. A later change of its
+    settings may take that reason away, and is one more attempt.
     """
     since = dict(groups)[MQTT].since
     result = []
     for unit in seen.clients:
-        if not has_failed(unit):
+        if not unit.has_failed:
             continue
-        changed = since is not None and since.boot_id == seen.now.boot_id and unit.started_usec > since.usec
+        # tedge-agent may fail in its ExecStartPre=, `tedge init`: then no process of it has started.
+        last = max(unit.started_usec, unit.failed_usec)
+        changed = since is not None and since.boot_id == seen.now.boot_id and last > since.usec
         said = "; ".join(seen.last_lines.get(unit.name, ()))
         result.append(
             model.Finding(

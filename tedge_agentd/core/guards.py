@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from . import backoff, broker_plan, deferral, ledger, model, observed, operations
+from . import backoff, deferral, ledger, model, observed, operations
 
 # Each attempt costs two restarts of the broker, so patience is cheaper than zeal.
 RETRY = backoff.Backoff(first_s=30.0, cap_s=3600.0)
@@ -129,7 +129,7 @@ def judge(
     guards, fighting = _writers(guards, plan, seen, target, now)
     # A broker that has failed is brought back whatever holds: each of the other writer's restarts may have spent
     # systemd's start limit (facts/mosquitto.md 11), and then nobody else starts it.
-    dead = seen.broker is not None and broker_plan.has_failed(seen.broker)
+    dead = seen.broker is not None and seen.broker.has_failed
     if fighting > 0 and not ordered and not dead:
         assert plan.path is not None
         return Verdict(guards=guards, findings=(_fight(plan.path),), hold=True, wait=fighting)

@@ -257,6 +257,13 @@ class UnitFacts:
     main_pid: int = 0
     result: str = ""
     job: bool = False  # a job that starts or stops it is queued
+    failed_usec: int = 0  # of one that has failed for good: InactiveEnterTimestampMonotonic
+    is_enabled: bool = False  # of one that has failed for good: started by the next boot
+
+    @property
+    def has_failed(self) -> bool:
+        """Failed for good, or between two of systemd's own attempts."""
+        return self.active_state == "failed" or self.sub_state.startswith("auto-restart")
 
     @property
     def is_active(self) -> bool:

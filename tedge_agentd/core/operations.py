@@ -129,8 +129,11 @@ class TryLogin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartClient:
+    """`has_failed`: it does not run, and is started all the same."""
+
     unit: str
     reason: str
+    has_failed: bool = False
 
     def describe(self) -> str:
         return f"restart {self.unit}: {self.reason}"

@@ -146,6 +146,14 @@ class Systemd(manager.Manager):
         if load not in {"loaded", "masked"} or not found.endswith(".service"):
             return facts
         unit, service = (_object(manager.text(row[6]), kind) for kind in ("Unit", "Service"))
+        if active == "failed":
+            facts = self.read(
+                lambda b: dataclasses.replace(
+                    facts,
+                    failed_usec=b.get(unit, "InactiveEnterTimestampMonotonic", "t"),
+                    is_enabled=manager.text(b.get(unit, "UnitFileState", "s")) in {"enabled", "enabled-runtime"},
+                )
+            )
         return self.read(
             lambda b: dataclasses.replace(
                 facts,

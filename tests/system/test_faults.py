@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from . import clients, conftest, gateway, measured, pki, scenes, standins
+from . import basetree, clients, conftest, gateway, measured, pki, scenes, standins
 from .scenes import UNIT
 
 FILE = "/etc/tedge/mosquitto-conf/tedge-mosquitto.conf"
@@ -165,13 +165,18 @@ def points(lab: Lab) -> int:
     return sum(line.split()[0] == first and "+++" not in line and "---" not in line for line in lines)
 
 
+def _offset(lab: Lab) -> int:
+    """Where a run begins that does not try them all: the releases share the points between them."""
+    return list(basetree.SUITES).index(lab.gw.suite) * (EVERY // 2) if EVERY > 1 else 0
+
+
 @pytest.mark.slow
 def test_killed_at_every_change_of_a_file(lab: Lab) -> None:
     damage, already = Damage(), 0
     last = points(lab)
     assert last > 60, "there are more changes than that in a pass"
     with clients.OutageProbe(lab.gw) as probe:
-        for number in range(1 + lab.gw.leader % EVERY, last + 1, EVERY):
+        for number in range(1 + _offset(lab), last + 1, EVERY):
             lab.next()
             lab.strace(f"{CALLS}:signal=SIGKILL:when={number}")
             lab.check_whole()
@@ -223,7 +228,7 @@ def test_every_kind_of_write_that_fails(lab: Lab, error: str) -> None:
         kinds = ("write", "fsync", "renameat,rename", "fchown,chown", "mkdir", "unlinkat,unlink", "symlink")
         cases = [(calls, when) for calls in kinds for when in ("1", "3", "5+", "1+")]
         # The last one, so that no preflight comes after it: the next pass removes what could not be.
-        for calls, when in (*cases[lab.gw.leader % EVERY :: EVERY], ("unlinkat,unlink", "3")):
+        for calls, when in (*cases[_offset(lab) :: EVERY], ("unlinkat,unlink", "3")):
             lab.next()
             status = lab.strace(f"{calls}:error={error}:when={when}")
             assert status not in KILLED
@@ -232,6 +237,8 @@ def test_every_kind_of_write_that_fails(lab: Lab, error: str) -> None:
             lab.converge()
             already = damage.add(probe, already)
     damage.note(lab.gw, f"{error} from every kind of call")
+    lab.next()
+    lab.converge()  # what could not be removed after a preflight goes with the next one
     assert lab.strays() == []
 
 

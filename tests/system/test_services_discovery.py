@@ -143,6 +143,36 @@ def test_a_client_that_fails_after_its_restart_is_told_with_its_last_words(gw: g
     assert scenes.settled(gw)["findings"] == []
 
 
+def test_a_client_that_failed_for_its_settings_comes_back_with_better_ones(gw: gateway.Gateway) -> None:
+    """A mistake in tedge.toml, a restart by somebody else, the mistake mended: hands-off, and no truck is sent."""
+    scenes.settled(gw)
+    gw.write(
+        "/etc/systemd/system/tedge-mapper-c8y.service.d/picky.conf",
+        "[Service]\nRestart=no\nExecStartPre=/bin/sh -c '! grep -q unbearable /etc/tedge/tedge.toml'\n",
+    )
+    gw.run("systemctl daemon-reload")
+    standins.config_set(gw, "mqtt.topic_root", "unbearable")
+    scenes.settled(gw, state="degraded")
+    gw.wait_until(lambda: gw.unit("tedge-mapper-c8y.service")["ActiveState"] == "failed")
+    starts = gw.unit("tedge-mapper-c8y.service")["InactiveEnterTimestampMonotonic"]
+    gw.run("systemctl reload tedge-agentd")
+    scenes.settled(gw, state="degraded")
+    assert gw.unit("tedge-mapper-c8y.service")["InactiveEnterTimestampMonotonic"] == starts, "one attempt a change"
+    standins.config_set(gw, "mqtt.topic_root", "better")
+    assert scenes.settled(gw)["findings"] == []
+    assert gw.active("tedge-mapper-c8y")
+
+
+def test_many_changes_in_a_row_leave_every_client_running(gw: gateway.Gateway) -> None:
+    """systemd refuses to start what was started five times in ten seconds, however good it is."""
+    for number in range(8):
+        gw.run(["tedge-agentd", "config", "set", f"mqtt.topic_root=root{number}"])
+        status = scenes.settled(gw)
+    assert status["findings"] == []
+    assert gw.active("tedge-agent")
+    assert gw.active("tedge-mapper-c8y")
+
+
 def test_a_client_that_had_failed_before_is_a_warning_and_stays_failed(gw: gateway.Gateway) -> None:
     gw.write(
         "/etc/systemd/system/tedge-mapper-own.service",

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -446,6 +447,40 @@ def test_changed_client_settings_restart_running_clients_agent_last() -> None:
     wish, seen = wish_of(changed, seen)
     units = [op.unit for op in make(wish, seen).operations if isinstance(op, operations.RestartClient)]
     assert units == ["tedge-mapper-c8y.service", "tedge-agent.service"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "is_tried"),
+    [
+        ({"is_enabled": True, "failed_usec": 50}, True),
+        ({"is_enabled": False, "failed_usec": 50}, False),  # an operator's: `tedge disconnect` disables it
+        ({"is_enabled": True, "failed_usec": 50, "job": True}, False),
+        ({"is_enabled": True, "failed_usec": 50, "active_state": "inactive"}, False),
+        ({"is_enabled": True, "failed_usec": 10**15}, False),  # it has failed with what lies there now
+    ],
+)
+def test_a_client_that_had_failed_is_tried_once_with_new_settings(facts: dict[str, Any], is_tried: bool) -> None:
+    client = model.UnitFacts(
+        **{"name": "tedge-mapper-c8y.service", "load_state": "loaded", "active_state": "failed", **facts}
+    )
+    _, seen = converged(model.TedgeSettings(), clients=(client,))
+    changed = model.TedgeSettings(client=model.ClientSettings(host="10.0.0.1"))
+    wish, seen = wish_of(changed, seen)
+    made = [op for op in make(wish, seen).operations if isinstance(op, operations.RestartClient)]
+    assert [op.unit for op in made] == (["tedge-mapper-c8y.service"] if is_tried else [])
+    assert all(op.has_failed for op in made)
+
+
+def test_a_client_that_had_failed_stays_so_as_long_as_nothing_changes() -> None:
+    client = model.UnitFacts(
+        name="tedge-mapper-c8y.service",
+        load_state="loaded",
+        active_state="failed",
+        is_enabled=True,
+        failed_usec=50,
+    )
+    wish, seen = converged(model.TedgeSettings(), clients=(client,))
+    assert operations.RestartClient not in acts_of(wish, seen)
 
 
 def test_an_external_address_restarts_the_agent_alone() -> None:

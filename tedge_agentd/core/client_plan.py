@@ -144,12 +144,13 @@ def _young(groups: tuple[tuple[str, ledger.ClientInputs], ...], seen: observed.O
 
 def started(names: Iterable[str]) -> model.Finding:
     """The finding for clients that have just been restarted."""
+    units = sorted(names)
     return model.Finding(
         code="client-started",
         severity=model.Severity.INFO,
-        where=", ".join(sorted(names)),  # the same finding, in whichever order they came
+        where=", ".join(units),  # the same finding, in whichever order they came
         message="started with new settings; whether it stays up is looked at in a second",
-        remedy="nothing to do",
+        remedy=f"systemctl status {' '.join(units)}",
         waits=True,
     )
 

@@ -191,7 +191,7 @@ def _budget(wait: float) -> model.Finding:
         severity=model.Severity.WARNING,
         where="mosquitto.service",
         message=f"the broker was restarted often lately; the next restart waits {wait:.0f} s",
-        remedy="nothing to do; if it repeats, see what keeps changing: journalctl -u tedge-agentd",
+        remedy="if it repeats, see what keeps changing: journalctl -u tedge-agentd",
         blocks=model.Area.BROKER,
         waits=True,
     )

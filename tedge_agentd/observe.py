@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from . import settings
 from .core import (
     apparmor,
+    client_port,
     conflicts,
     desired,
     device_pairs,
@@ -247,6 +248,7 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
             *absent,
             *found.findings,
             *_conflicts(inputs, net),
+            *client_port.find(wish, inputs.conf, inputs.listener_path),
             *_confined(world, inputs),
         ),
     )

@@ -51,6 +51,7 @@ class Desired:
     device_topic_id: str = "device/main//"
     service_type: str = "service"
     service_times: str = "unix"
+    tedge_dir: str = "/etc/tedge"
     device_certs: frozenset[str] = frozenset()  # which thin-edge itself renews
     findings: tuple[model.Finding, ...] = ()
 
@@ -88,8 +89,9 @@ def derive(
         device_topic_id=settings.device_topic_id,
         service_type=settings.service_type,
         service_times=settings.service_times,
+        tedge_dir=tedge_dir,
         device_certs=frozenset(_same(one.path) for one in devices if one.kind is model.FileKind.CERTIFICATE),
-        findings=(*findings, *_client_findings(settings)),
+        findings=findings,
     )
 
 
@@ -144,7 +146,7 @@ def _incomplete_tls(asked: model.ExternalSettings) -> model.Finding | None:
 
 
 def _insecure(external: External) -> model.Finding:
-    where = f"{external.address or 'all addresses'} port {external.port}"
+    where = f"{external.address or external.interface or 'all addresses'} port {external.port}"
     return model.Finding(
         code="insecure-listener",
         severity=model.Severity.WARNING,
@@ -191,7 +193,10 @@ def _device_files(
 def _rules(
     settings: model.TedgeSettings, accounts: Accounts, devices: tuple[_DeviceFile, ...]
 ) -> tuple[model.FileRule, ...]:
-    """One rule a path, in the order of the keys. A file that both need is the client user's (contract 7)."""
+    """One rule a path, in the order of the keys.
+
+    A file that both need is the client user's, as the broker has its copy; its bridge alone reads what it is given.
+    """
     client = settings.client
     kind = model.FileKind
     auth = CLIENT_KEYS
@@ -207,14 +212,23 @@ def _rules(
     # Without the built-in bridge it is the broker itself that connects to the cloud (facts/thin-edge.md 4).
     bridged = [one for one in devices if one.may_be_bridged and not settings.bridge_built_in]
     broker_files += [(one.path, one.key, one.kind) for one in bridged]
+    # A file with certificate and key is a key: as a certificate it would be published.
+    keys = {_same(path) for path, _, what in (*client_files, *broker_files) if path and what is kind.KEY}
     rules: dict[str, model.FileRule] = {}
+    in_place = {_same(one.path) for one in bridged}
     for path, key, what in client_files:
-        if path:
-            rules.setdefault(_same(path), _client_rule(path, key, what, accounts))
+        if not path or (what is kind.CERTIFICATE and _same(path) in keys):
+            continue
+        rule = (
+            _common_rule(path, key, what, accounts)
+            if _same(path) in in_place
+            else _client_rule(path, key, what, accounts)
+        )
+        rules.setdefault(_same(path), rule)
     # The mappers read the device pairs as the client user, and `tedge connect` gives them to that user.
     shared = {_same(one.path) for one in devices if one not in bridged}
     for path, key, what in broker_files:
-        if not path:
+        if not path or (what is kind.CERTIFICATE and _same(path) in keys):
             continue
         rule = (
             _client_rule(path, key, what, accounts)
@@ -260,6 +274,22 @@ def _broker_rule(path: str, key: str, kind: model.FileKind, accounts: Accounts) 
     )
 
 
+def _common_rule(path: str, key: str, kind: model.FileKind, accounts: Accounts) -> model.FileRule:
+    """What the broker's bridge and the clients both read where it lies: no owner is right, so none is set.
+
+    `tedge connect` gives it to the broker's user.
+    """
+    return model.FileRule(
+        path=path,
+        key=key,
+        role=model.Role.CLIENT,
+        kind=kind,
+        owner=None,
+        group=None,
+        readers=(accounts.broker_user, accounts.client_user),
+    )
+
+
 def _ca_rule(path: str, key: str, readers: tuple[str, ...]) -> model.FileRule:
     return model.FileRule(
         path=path, key=key, role=model.Role.CA, kind=model.FileKind.CA, owner=None, group=None, readers=readers
@@ -284,25 +314,3 @@ def _client_values(settings: model.TedgeSettings) -> tuple[str, ...]:
         settings.device_topic_id,
     )
     return tuple("" if value is None else str(value) for value in values)
-
-
-def _client_findings(settings: model.TedgeSettings) -> tuple[model.Finding, ...]:
-    """A client setting that reaches nothing: the port where neither of our listeners is."""
-    client, external = settings.client, settings.external
-    if client.host not in {"127.0.0.1", "localhost", "::1"}:
-        return ()
-    ports = {settings.bind.port} if settings.bind.enabled else set()
-    derived, _ = _external(external)
-    if derived is not None:
-        ports.add(derived.port)
-    if not ports or client.port in ports:
-        return ()
-    return (
-        model.Finding(
-            code="client-port",
-            severity=model.Severity.WARNING,
-            where="mqtt.client.port",
-            message=f"thin-edge's clients connect to {client.host}:{client.port}, where no listener is configured",
-            remedy=f"tedge config set mqtt.client.port {min(ports)}",
-        ),
-    )

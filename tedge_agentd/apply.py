@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from . import execute
 from .core import deferral, errors, ledger, model, observed, operations
+from .core.shell import word
 from .host import bus, opened, ownership, probe, state
 from .world import World
 
@@ -209,7 +210,7 @@ def give_back(undo: state.Undo, world: World, result: Result) -> None:
                     severity=model.Severity.WARNING,
                     where=path,
                     message=f"its owner could not be put back: {error}",
-                    remedy=f"chown {uid}:{gid} {path}; chmod {mode:04o} {path}",
+                    remedy=f"chown {uid}:{gid} {word(path)}; chmod {mode:04o} {word(path)}",
                 )
             )
 

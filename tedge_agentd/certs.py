@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from . import certs_output
 from . import settings as options
-from .core import desired, errors, model, tedge_toml
+from .core import desired, errors, local_pki, model, tedge_toml
 from .core import pki as policy
 from .core import pki_register as reg
 from .host import files, network, opened, pki
@@ -35,19 +35,15 @@ class Context:
 
     @property
     def server_pair(self) -> tuple[str, str]:
-        base = os.path.join(self.tedge_dir, "server-certs", "tedge-agentd-server")
-        return f"{base}.crt", f"{base}.key"
+        return local_pki.server_pair(self.tedge_dir)
 
     @property
     def client_pair(self) -> tuple[str, str]:
-        # .key: thin-edge reads every *.pem, *.crt and *.cer of a ca_dir as a CA (facts/thin-edge.md 1.4).
-        base = os.path.join(self.tedge_dir, "client-certs", "tedge-agentd-client")
-        return f"{base}.crt", f"{base}.key"
+        return local_pki.client_pair(self.tedge_dir)
 
     @property
     def bundle(self) -> str:
-        """The CA certificates: `mqtt.client.auth.ca_file`, and `mqtt.external.ca_path` of a mutual listener."""
-        return os.path.join(self.tedge_dir, "server-certs", "tedge-agentd-ca.crt")
+        return local_pki.bundle(self.tedge_dir)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from . import sources
-from .core import certificate_facts, desired, model, observed, remarks
+from .core import certificate_facts, desired, mending, model, observed, remarks
 from .host import certificates, opened, pem, users, walk
 
 EXTERNAL, AUTH = desired.EXTERNAL_KEYS, desired.CLIENT_KEYS
-_SERVER_ROLES, _CLIENT_ROLES = ("server", "client CA"), ("client", "broker CA")
+_SERVER_ROLES, _CLIENT_ROLES, _BRIDGE_ROLES = ("server", "client CA"), ("client", "broker CA"), ("bridge", "")
 HALF_S = 30.0  # every tool replaces the second half within seconds
 MISMATCH = "key-mismatch"
 PUBLIC_CAS = "/etc/ssl/certs"  # as clients' CAs: a hundred and more, which Debian's ca-certificates looks after
@@ -53,18 +53,27 @@ class Material:
         named = self._server_sources(wish, roots, broker, client)
         ours, our_cas = named.requests()
         theirs, their_cas = self._client_requests(wish, roots, client)
-        pairs, cas = self._inspector.inspect([*ours, *theirs], [*our_cas, *their_cas])
+        bridged = _bridge_requests(wish, roots, broker)
+        pairs, cas = self._inspector.inspect([*ours, *theirs, *bridged], [*our_cas, *their_cas])
         server = remarks.Facts(pairs=pairs[: len(ours)], cas=cas[: len(our_cas)])
-        clients = remarks.Facts(pairs=pairs[len(ours) :], cas=cas[len(our_cas) :])
+        clients = remarks.Facts(pairs=pairs[len(ours) : len(ours) + len(theirs)], cas=cas[len(our_cas) :])
+        bridge = remarks.Facts(pairs=pairs[len(ours) + len(theirs) :])
         halves = [
             self._half(facts, _pair_digest(request))
             for facts, request in zip(clients.pairs, theirs, strict=True)
             if any(problem.code == MISMATCH for problem in facts.problems)
         ]
+        pair = self._pair(named, server)
+        if pair is not None and server.leaf is not None:
+            pair = replace(pair, findings=tuple(mending.server(one, server.leaf, wish) for one in pair.findings))
         return Found(
-            pair=self._pair(named, server),
+            pair=pair,
             client_cas=_client_cas_of(named, server),
-            in_use=(*_in_use(server, _SERVER_ROLES), *_in_use(clients, _CLIENT_ROLES)),
+            in_use=(
+                *_in_use(server, _SERVER_ROLES),
+                *_in_use(clients, _CLIENT_ROLES),
+                *_in_use(bridge, _BRIDGE_ROLES),
+            ),
             findings=(
                 *remarks.server(server, clients, now, wish),
                 *remarks.client(server, clients, now, wish),
@@ -171,6 +180,23 @@ class Material:
                     files, _ = self._ca_files(path, roots, client, model.Role.CLIENT)
                     cas.append(certificates.CaRequest(path=path, files=files))
         return pairs, cas
+
+
+def _bridge_requests(
+    wish: desired.Desired, roots: walk.Roots, broker: users.Account | None
+) -> list[certificates.PairRequest]:
+    """What the broker itself presents to the cloud. It is shown; thin-edge and the cloud look after it."""
+    if broker is None:
+        return []
+    rules = [
+        rule for rule in wish.rules if rule.role is model.Role.BROKER and rule.kind is model.FileKind.CERTIFICATE
+    ]
+    found = [
+        sources.read(rule.key, rule.path, roots, broker, owners=frozenset({0, broker.uid}))
+        for rule in rules
+        if rule.key.startswith("device.")
+    ]
+    return [certificates.PairRequest(cert_path=one.path, cert=one.data) for one in found if one.data is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,16 +306,21 @@ def _client_cas(
     ]
     if not staged:
         # With no CA at all the broker starts, says nothing, and refuses every client (facts/mosquitto.md 3).
-        findings.append(
+        first = next(iter(facts.unusable), None)
+        why = f" ({first.path} {first.message})" if first is not None else ""
+        converts = first is not None and first.code == "certificate-der"
+        findings = [
             model.Finding(
                 code="no-client-ca",
                 severity=model.Severity.ERROR,
                 where=key,
-                message=f"{facts.path} holds no usable CA certificate: every client would be refused",
-                remedy=f"put the CA that issues the clients' certificates there, or tedge config unset {key}",
+                message=f"{facts.path} holds no usable CA certificate{why}: every client would be refused",
+                remedy=first.remedy
+                if first is not None and converts
+                else "put the CA there that issues the clients' certificates, in PEM",
                 blocks=model.Area.BROKER,
             )
-        )
+        ]
     if facts.path.rstrip("/") == PUBLIC_CAS:
         findings.append(
             model.Finding(

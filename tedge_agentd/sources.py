@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .core import desired, model
+from .core.shell import word
 from .host import certificates, opened, users, walk
 
 EXTERNAL = desired.EXTERNAL_KEYS
@@ -81,7 +82,7 @@ def read(  # noqa: PLR0913  # as the rules for it
         with walk.open_source(path, roots, role, reader) as source:
             if owners is not None and source.access.uid not in owners and not opened.readable(source, reader):
                 reason = f"belongs to uid {source.access.uid}, and user {reader.name} could not read it"
-                raise opened.ForeignOwner(path, reason, f"chown {reader.name} {path}")
+                raise opened.ForeignOwner(path, reason, f"chown {reader.name} {word(path)}")
             return Source(key=key, path=path, data=opened.read(source))
     except opened.Refused as error:
         return Source(key=key, path=path, finding=refused(key, error))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from . import model
 from .certificate_facts import CaFacts, PairFacts, Problem
+from .shell import word
 
 DAY_S = 86_400
 FEW = 8  # CA certificates of which each is worth a finding; among more, one that ends is everyday life
@@ -38,8 +39,8 @@ def pair_findings(  # noqa: PLR0913  # keyword-only, each a name of the contract
     for certificate in facts.certificates:
         findings += _validity(certificate, "certificate", cert_key, now)
     leaf = facts.leaf
-    if leaf is None:
-        return tuple(findings)
+    if leaf is None or any(problem.code == "chain-order" for problem in facts.problems):
+        return tuple(findings)  # what stands first is not the leaf
     if _is_weak(leaf) and not any(problem.code == "certificate-weak" for problem in facts.problems):
         message = f"has a {leaf.key_type} key of {leaf.key_bits} bits, too short for OpenSSL and rustls"
         weak = Problem(code="certificate-weak", path=leaf.path, message=message, remedy=_reissue(role))
@@ -66,7 +67,7 @@ def _server_remarks(leaf: model.Certificate, key: str, client_host: str | None) 
     if leaf.is_ca:
         message = "it is a CA certificate, which rustls does not accept from a server"
         found.append(_remark("certificate-is-ca", leaf, key, message, _reissue(role)))
-    if not covers(client_host, leaf.sans):
+    if not covers(client_host, leaf.sans) and (leaf.version == 3 or leaf.sans):  # version 1 has no names at all
         names = ", ".join(leaf.sans) or "none"
         message = f"its names ({names}) do not cover mqtt.client.host = {client_host}: the services will not connect"
         remedy = f"issue it again with the name {_san(client_host)}, or: tedge config set mqtt.client.host NAME"
@@ -126,7 +127,7 @@ def ca_findings(
     findings = []
     if facts.count == 0:
         message = f"{key} holds no usable CA certificate"
-        remedy = facts.unusable[0].remedy if facts.unusable else f"ls -l {facts.path}"
+        remedy = facts.unusable[0].remedy if facts.unusable else f"ls -l {word(facts.path)}"
         findings.append(_finding("ca-empty", facts.path, message, remedy, _ERROR, blocks=area))
     elif facts.unusable:
         findings.append(_unusable_files(facts, role, key))
@@ -140,7 +141,9 @@ def ca_findings(
     # A self-signed server certificate may be its own trust anchor for rustls; OpenSSL wants a CA.
     if is_leaf and leaf is not None and not leaf.is_ca and not (leaf.self_signed and role is not model.Role.BROKER):
         message = f"{key} is the certificate it is to verify, not the CA that issued it: everybody is refused"
-        findings.append(_finding("ca-is-leaf", facts.path, message, f"issuer: {leaf.issuer}", _ERROR))
+        findings.append(
+            _finding("ca-is-leaf", facts.path, message, f"put the certificate of {leaf.issuer} there", _ERROR)
+        )
     elif 0 < facts.count <= FEW and not is_leaf:
         findings += _no_authorities(facts, key)
     return tuple(findings)
@@ -158,7 +161,8 @@ def issuer_findings(facts: PairFacts, ca: CaFacts, *, key: str, effect: str) -> 
     if any(one.issuer in subjects or one.sha256 in ca.digests for one in facts.certificates):
         return ()
     message = f"{key}: it did not issue {leaf.path} ({leaf.subject}), which {leaf.issuer} did: {effect}"
-    remedy = f"put the certificate of {leaf.issuer} there; openssl verify -CAfile {ca.path} {leaf.path}"
+    check = f"openssl verify -CAfile {word(ca.path)} {word(leaf.path)}"
+    remedy = f"{check}  # put the certificate of {leaf.issuer} there, or an intermediate's into {leaf.path}"
     return (_finding("ca-not-issuer", ca.path, message, remedy, _ERROR),)
 
 
@@ -179,7 +183,9 @@ def _no_authorities(facts: CaFacts, key: str) -> list[model.Finding]:
         return []
     message = f"{key}: {plain[0].subject} is no CA (basic constraints), so what it issued is refused"
     return [
-        _finding("ca-no-authority", facts.path, message, f"openssl x509 -in {plain[0].path} -noout -text", _WARNING)
+        _finding(
+            "ca-no-authority", facts.path, message, f"openssl x509 -in {word(plain[0].path)} -noout -text", _WARNING
+        )
     ]
 
 

@@ -1,6 +1,18 @@
 """Turn "what should be" and "what is" into an ordered tuple of operations."""
 
-from . import broker_plan, client_plan, deferral, desired, ledger, model, observed, operations, ownership
+from . import (
+    broker_plan,
+    client_plan,
+    deferral,
+    desired,
+    ledger,
+    mending,
+    model,
+    observed,
+    operations,
+    ownership,
+    shell,
+)
 
 
 def plan(
@@ -22,6 +34,7 @@ def plan(
     # A source that cannot be read is one mistake: it is told once, by what it blocks.
     told = {finding.where for finding in findings if finding.blocks is not None}
     findings += [finding for finding in own_findings if finding.where not in told]
+    findings = list(mending.restored(findings, wish, seen, staging_dir))
     target: broker_plan.Target | None = None
     broker: tuple[operations.Operation, ...] = ()
     if seen.broker_installed and seen.listener_path is not None and not seen.hold:
@@ -147,12 +160,27 @@ def _not_ours(rule: model.FileRule, facts: model.FileFacts) -> model.Finding:
 
 def _unreadable(rule: model.FileRule, facts: model.FileFacts) -> model.Finding:
     who = ", ".join(sorted(set(rule.readers) - facts.readable_by))
+    if rule.role is model.Role.CLIENT:
+        return _for_two(rule, facts, who)
     return model.Finding(
         code="unreadable",
         severity=model.Severity.WARNING if _is_staged(rule) else model.Severity.ERROR,
         where=rule.key,
         message=f"{who} cannot read {facts.path} (mode {facts.mode:04o})",
-        remedy=facts.remedy or f"chmod a+r {facts.path}, and a+x for the directories above it",
+        remedy=facts.remedy or f"chmod a+r {shell.word(facts.path)}  # and a+x for the directories above it",
+        blocks=_blocks(rule),
+    )
+
+
+def _for_two(rule: model.FileRule, facts: model.FileFacts, who: str) -> model.Finding:
+    """The mosquitto bridge reads the device's pair where it lies; the clients' services are to read it, too."""
+    return model.Finding(
+        code="unreadable",
+        severity=model.Severity.ERROR,
+        where=rule.key,
+        message=f"{who} cannot read {facts.path}, which the clients share with the broker's bridge",
+        remedy=f"setfacl -m u:{who}:r {shell.word(facts.path)}"
+        "  # from the package acl; or give the clients a pair of their own",
         blocks=_blocks(rule),
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from . import certificate_checks, certificate_facts, desired, model
+from . import certificate_checks, certificate_facts, desired, mending, model
 
 # With these thin-edge's services certainly do not start (facts/thin-edge.md 1.4): a login need not be tried.
 _SURE = frozenset(
@@ -37,7 +37,8 @@ def server(ours: Facts, theirs: Facts, now: float, wish: desired.Desired) -> tup
     keys = {"cert_key": f"{desired.EXTERNAL_KEYS}.cert_file", "key_key": f"{desired.EXTERNAL_KEYS}.key_file"}
     host = _verified_host(wish)
     for pair in ours.pairs:
-        found += certificate_checks.pair_findings(pair, role=model.Role.BROKER, now=now, client_host=host, **keys)
+        said = certificate_checks.pair_findings(pair, role=model.Role.BROKER, now=now, client_host=host, **keys)
+        found += [mending.server(finding, pair.leaf, wish) if pair.leaf else finding for finding in said]
     leaf = theirs.leaf if host is not None else None
     for ca in ours.cas:
         key = f"{desired.EXTERNAL_KEYS}.ca_path"
@@ -45,6 +46,7 @@ def server(ours: Facts, theirs: Facts, now: float, wish: desired.Desired) -> tup
     if host is not None:
         who = "thin-edge's own services are refused"
         found += _not_issued(theirs, ours, f"{desired.EXTERNAL_KEYS}.ca_path", who)
+    found = [mending.issuer_of_clients(finding, wish) for finding in found]
     return tuple(finding for finding in found if finding.blocks is None and finding.code != "ca-file-unusable")
 
 
@@ -53,7 +55,8 @@ def client(ours: Facts, theirs: Facts, now: float, wish: desired.Desired) -> tup
     found: list[model.Finding] = []
     keys = {"cert_key": f"{desired.CLIENT_KEYS}.cert_file", "key_key": f"{desired.CLIENT_KEYS}.key_file"}
     for pair in theirs.pairs:
-        found += certificate_checks.pair_findings(pair, role=model.Role.CLIENT, now=now, **keys)
+        said = certificate_checks.pair_findings(pair, role=model.Role.CLIENT, now=now, **keys)
+        found += [mending.client(finding, pair.leaf, wish) if pair.leaf else finding for finding in said]
     host = _verified_host(wish)
     leaf = ours.leaf if host is not None else None
     for ca in theirs.cas:
@@ -61,7 +64,7 @@ def client(ours: Facts, theirs: Facts, now: float, wish: desired.Desired) -> tup
         found += certificate_checks.ca_findings(ca, role=model.Role.CLIENT, key=key, now=now, leaf=leaf)
     if host is not None and len(theirs.cas) == 1:
         found += _not_issued(ours, theirs, _ca_key(theirs.cas[0], wish), "thin-edge's own services do not connect")
-    return tuple(_softened(found))
+    return tuple(_softened(mending.issuer_of_server(finding, wish) for finding in found))
 
 
 def _softened(findings: Iterable[model.Finding]) -> Iterator[model.Finding]:

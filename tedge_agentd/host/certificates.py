@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from ..core import model
 from ..core.certificate_facts import CaFacts, PairFacts, Problem
+from ..core.shell import word
 from . import client_files, inspection, pem
 
 KEPT = 64  # certificates of one CA directory that are kept and shown
@@ -164,7 +165,7 @@ def _chain(path: str, data: bytes, answer: Mapping[str, Any]) -> tuple[tuple[mod
     if not answer["certificates"]:
         return (), [_no_certificate(path, data, is_der=answer["der"])]
     bad = [number for number, facts in enumerate(answer["certificates"], start=1) if facts is None]
-    remedy = f"openssl x509 -in {path} -noout -text"
+    remedy = f"openssl x509 -in {word(path)} -noout -text  # put the whole file there again"
     problems = [
         Problem(
             code="certificate-invalid", path=path, message=f"certificate {number} in it is damaged", remedy=remedy
@@ -203,36 +204,57 @@ def _ca_facts(ca: CaRequest, answers: Sequence[Mapping[str, Any] | None]) -> CaF
 
 def _no_certificate(path: str, data: bytes, *, is_der: bool) -> Problem:
     if is_der:
-        message, remedy = "is DER, not PEM", f"openssl x509 -inform DER -in {path} -out {path}.pem"
-        return Problem(code="certificate-der", path=path, message=message, remedy=remedy)
+        remedy = _converted("x509 -inform DER", path)
+        return Problem(code="certificate-der", path=path, message="is DER, not PEM", remedy=remedy)
     message = "is empty" if not data.strip() else "holds no certificate in PEM"
-    return Problem(code="certificate-none", path=path, message=message, remedy=f"head -1 {path}")
+    remedy = f"head -1 {word(path)}  # shows what it is; put the certificate there, in PEM"
+    return Problem(code="certificate-none", path=path, message=message, remedy=remedy)
+
+
+def _converted(how: str, path: str) -> str:
+    """The command that makes PEM of a file in its place; a key's new file is its owner's alone from the start."""
+    new = word(f"{path}.pem")
+    return f"openssl {how} -in {word(path)} -out {new} && mv {new} {word(path)}"
 
 
 def _key_problem(error: str, path: str) -> Problem:
     if error == "der":
-        remedy = f"openssl pkey -inform DER -in {path} -out {path}.pem"
+        remedy = _converted("pkey -inform DER", path)
         return Problem(code="key-der", path=path, message="is DER, not PEM", remedy=remedy)
     if error == "encrypted":
         return _encrypted(path)
     message = "holds no private key in PEM" if error == "none" else "holds a private key that cannot be read"
-    return Problem(code="key-invalid", path=path, message=message, remedy=f"openssl pkey -in {path} -noout -check")
+    remedy = f"openssl pkey -in {word(path)} -noout -check  # put the key there, in PEM"
+    return Problem(code="key-invalid", path=path, message=message, remedy=remedy)
 
 
 def _encrypted(path: str) -> Problem:
     message = "is encrypted: the broker starts without anybody to ask for the passphrase"
-    return Problem(
-        code="key-encrypted", path=path, message=message, remedy=f"openssl pkey -in {path} -out {path}.plain"
-    )
+    return Problem(code="key-encrypted", path=path, message=message, remedy=_converted("pkey", path))
 
 
 def _mismatch(cert_path: str, key_path: str, matches: int) -> Problem:
     if matches > 0:
         message = f"has the leaf as certificate {matches + 1}: the server's own certificate comes first"
-        return Problem(code="chain-order", path=cert_path, message=message, remedy=f"edit {cert_path}: leaf first")
+        return Problem(
+            code="chain-order", path=cert_path, message=message, remedy=_leaf_first(cert_path, matches + 1)
+        )
     message = f"does not belong to the key in {key_path}, or only one of them has been renewed yet"
-    remedy = f"compare: openssl x509 -in {cert_path} -noout -pubkey; openssl pkey -in {key_path} -pubout"
+    remedy = (
+        f"openssl x509 -in {word(cert_path)} -noout -pubkey; openssl pkey -in {word(key_path)} -pubout"
+        "  # are to be the same: put the other half there"
+    )
     return Problem(code="key-mismatch", path=cert_path, message=message, remedy=remedy)
+
+
+def _leaf_first(path: str, number: int) -> str:
+    """The command that moves one certificate of a file to its top."""
+    new = word(f"{path}.new")
+    program = (
+        "/-----BEGIN/ {n++} {part[n] = part[n] $0 RS}"
+        f' END {{printf "%s", part[{number}]; for (i = 0; i <= n; i++) if (i != {number}) printf "%s", part[i]}}'
+    )
+    return f"awk {word(program)} {word(path)} >{new} && mv {new} {word(path)}"
 
 
 def _openssl_problem(reason: str, cert_path: str, key_path: str) -> Problem:
@@ -243,12 +265,14 @@ def _openssl_problem(reason: str, cert_path: str, key_path: str) -> Problem:
         remedy = "renew it with EC P-256 or RSA of 2048 bits and SHA-256"
         return Problem(code="certificate-weak", path=cert_path, message=message, remedy=remedy)
     message = f"is refused by OpenSSL together with {key_path} ({reason})"
-    return Problem(code="pair-refused", path=cert_path, message=message, remedy=f"openssl x509 -in {cert_path} -text")
+    return Problem(
+        code="pair-refused", path=cert_path, message=message, remedy=f"openssl x509 -in {word(cert_path)} -text"
+    )
 
 
 def _crashed(path: str) -> Problem:
     message = "could not be inspected: the process that reads it failed or took too long"
-    remedy = f"openssl x509 -in {path} -noout -text; python3 -c 'import cryptography'"
+    remedy = f"openssl x509 -in {word(path)} -noout -text; python3 -c 'import cryptography'"
     return Problem(code="inspection-failed", path=path, message=message, remedy=remedy)
 
 

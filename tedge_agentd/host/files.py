@@ -10,6 +10,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from ..core.shell import word
 from . import opened as op
 from . import trail, walk
 
@@ -46,7 +47,9 @@ def replace(  # noqa: PLR0913  # keyword-only, in the words of chmod and chown
                 _sync(fd)
             found = _lstat(fd, name)
             if found is None or (found.st_dev, found.st_ino) != (written.st_dev, written.st_ino):
-                raise op.Changed(path, "was replaced by somebody else while it was written", f"ls -ld {directory}")
+                raise op.Changed(
+                    path, "was replaced by somebody else while it was written", f"ls -ld {word(directory)}"
+                )
 
 
 def remove(path: str, *, durable: bool = True) -> bool:
@@ -89,9 +92,9 @@ def read_limited(path: str, limit: int = op.LIMIT) -> bytes:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise op.Missing(path, "does not exist", f"ls -l {path}") from error
+        raise op.Missing(path, "does not exist", f"ls -l {word(path)}") from error
     except OSError as error:
-        raise op.Unreachable(path, f"cannot be opened: {error.strerror}", f"namei -l {path}") from error
+        raise op.Unreachable(path, f"cannot be opened: {error.strerror}", f"namei -l {word(path)}") from error
     with op.Opened(fd=fd, status=os.fstat(fd), path=path, real=path, chain=()) as opened:
         return op.read(opened, limit)
 

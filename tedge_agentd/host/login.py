@@ -142,8 +142,14 @@ def _where(client: model.ClientSettings) -> str:
 
 
 _REFUSED_REMEDY = {
-    True: "check mqtt.client.auth.username and mqtt.client.auth.password_file",
+    True: "check mqtt.client.auth.username and the first line of the file of mqtt.client.auth.password_file",
     False: "tedge config set mqtt.client.auth.username ...; tedge config set mqtt.client.auth.password_file ...",
+}
+
+
+_NOT_ACCEPTED = {
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "renew the certificate of mqtt.client.auth.cert_file",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "let its CA issue mqtt.client.auth.cert_file again, for a client",
 }
 
 
@@ -228,7 +234,7 @@ def _broken(client: model.ClientSettings, error: OSError, channel: wire.Channel,
         remedy = "tedge config set mqtt.client.auth.cert_file ...; tedge config set mqtt.client.auth.key_file ..."
     elif "ALERT" in reason and client.cert_file:
         text = f"the broker at {where} does not accept the clients' certificate {client.cert_file}: {said}"
-        remedy = "check that mqtt.external.ca_path holds the CA that issued it"
+        remedy = _NOT_ACCEPTED.get(reason, "check that mqtt.external.ca_path holds the CA that issued it")
     elif tls and not channel.speaks_tls:
         text = f"the clients use TLS at {where}, where the broker does not: {said}"
         remedy = "set mqtt.client.port to the port with TLS, or tedge config unset mqtt.client.auth.ca_file"

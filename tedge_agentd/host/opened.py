@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from ..core import ownership
+from ..core.shell import word
 from .users import Account
 
 ACL = "system.posix_acl_access"
@@ -178,7 +179,7 @@ def read(opened: Opened, limit: int = LIMIT) -> bytes:
     finally:
         os.close(fd)
     if len(data) > limit:
-        raise TooLarge(opened.path, f"is larger than {limit} bytes", f"ls -l {opened.path}")
+        raise TooLarge(opened.path, f"is larger than {limit} bytes", f"ls -l {word(opened.path)}")
     return bytes(data)
 
 

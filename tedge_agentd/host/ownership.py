@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable
 
 from ..core import model, ownership
+from ..core.shell import word
 from . import opened as op
 from . import pem, users, walk
 
@@ -79,7 +80,9 @@ def _set(opened: op.Opened, uid: int, gid: int, mode: int) -> bool:
             os.chmod(path, mode)
     except OSError as error:
         reason = f"cannot be given to its reader: {error.strerror}"
-        raise op.Unreachable(opened.path, reason, f"lsattr {opened.real}; findmnt -T {opened.real}") from error
+        raise op.Unreachable(
+            opened.path, reason, f"lsattr {word(opened.real)}; findmnt -T {word(opened.real)}"
+        ) from error
     if _triple(os.fstat(opened.fd)) != wanted:
         raise op.Changed(opened.path, "was changed by somebody else at the same time")
     return True
@@ -103,7 +106,7 @@ def _triple(found: os.stat_result) -> tuple[int, int, int]:
 
 def _foreign(path: str, owner: str) -> op.ForeignOwner:
     reason = f"belongs to {owner}, neither to root nor to the user it is meant for, so it is not ours to take"
-    return op.ForeignOwner(path, reason, f"chown root {path}")
+    return op.ForeignOwner(path, reason, f"chown root {word(path)}")
 
 
 def _owner(rule: model.FileRule, people: users.Users) -> tuple[int, int] | None:
@@ -195,7 +198,9 @@ def _from_outside(rule: model.FileRule, refusal: op.Refused, readers: tuple[user
 def _certificate_content(path: str, opened: op.Opened) -> None:
     data = op.read(opened)
     if not pem.certificates(data):
-        raise op.WrongContent(path, "holds no certificate in PEM, so its owner is left alone", f"head -1 {path}")
+        raise op.WrongContent(
+            path, "holds no certificate in PEM, so its owner is left alone", f"head -1 {word(path)}"
+        )
     if pem.keys(data):
         remedy = f"keep the key in a file of its own, or name {path} as the key file too"
         raise op.WrongContent(path, "holds a private key beside the certificate; 0644 would publish it", remedy)
@@ -203,7 +208,9 @@ def _certificate_content(path: str, opened: op.Opened) -> None:
 
 def _key_content(path: str, opened: op.Opened) -> None:
     if not pem.keys(op.read(opened)):
-        raise op.WrongContent(path, "holds no private key in PEM, so its owner is left alone", f"head -1 {path}")
+        raise op.WrongContent(
+            path, "holds no private key in PEM, so its owner is left alone", f"head -1 {word(path)}"
+        )
 
 
 def _password_content(path: str, opened: op.Opened) -> None:

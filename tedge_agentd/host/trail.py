@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass
 
 from ..core import ownership
+from ..core.shell import word
 from .opened import Missing, Opened, Refused, Symlinked, Unreachable, access_of
 from .users import Account
 
@@ -83,9 +84,9 @@ class Trail:
             fd = os.open(name, _FLAGS, dir_fd=here.fd)
         except FileNotFoundError as error:
             reason = "does not exist" if path == self.asked else f"does not exist: there is no {path}"
-            raise Missing(self.asked, reason, f"ls -ld {here.path}") from error
+            raise Missing(self.asked, reason, f"ls -ld {word(here.path)}") from error
         except OSError as error:
-            raise Unreachable(self.asked, f"{path}: {error.strerror}", f"namei -l {self.asked}") from error
+            raise Unreachable(self.asked, f"{path}: {error.strerror}", f"namei -l {word(self.asked)}") from error
         self._loose.append(fd)
         return Entry(fd=fd, status=os.fstat(fd), path=path, asked=self.asked)
 

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from ..core import model
+from ..core.shell import word
 from .opened import (
     Changed,
     HardLinked,
@@ -73,7 +74,7 @@ def open_managed(path: str, roots: Roots, role: model.Role) -> Opened:
                 raise
             return found
         target = found
-    raise Symlinked(path, f"goes through more than {FINAL_HOPS} symlinks", f"namei -l {path}")
+    raise Symlinked(path, f"goes through more than {FINAL_HOPS} symlinks", f"namei -l {word(path)}")
 
 
 def _walk_managed(path: str, target: str, roots: Roots, role: model.Role) -> Opened | str:
@@ -95,7 +96,9 @@ def _walk_managed(path: str, target: str, roots: Roots, role: model.Role) -> Ope
                 last = entry
             elif entry.is_symlink:
                 raise Symlinked(
-                    path, f"{entry.path} is a symlink to a directory, which is not followed", f"ls -l {entry.path}"
+                    path,
+                    f"{entry.path} is a symlink to a directory, which is not followed",
+                    f"ls -l {word(entry.path)}",
                 )
             else:
                 raise Missing(path, f"does not exist: {entry.path} is {kind_name(entry.status.st_mode)}")
@@ -104,7 +107,7 @@ def _walk_managed(path: str, target: str, roots: Roots, role: model.Role) -> Ope
         opened = trail.finish(last)
         if last is not None and opened.stat.st_nlink == 1 and not trail.is_its_only_link(opened):
             opened.close()
-            raise Changed(path, "was moved or linked while it was looked at", f"ls -li {path}")
+            raise Changed(path, "was moved or linked while it was looked at", f"ls -li {word(path)}")
     if _root_of(split(path, opened.real), roots.forbidden(role)) is not None:
         opened.close()
         raise OutsideRoots(
@@ -146,7 +149,9 @@ def _root_of(parts: Sequence[str], roots: Sequence[str]) -> tuple[str, ...] | No
 def _check(opened: Opened) -> None:
     if not opened.is_dir:
         if not stat.S_ISREG(opened.stat.st_mode):
-            raise NotRegular(opened.path, f"is {kind_name(opened.stat.st_mode)}, not a file", f"ls -l {opened.path}")
+            raise NotRegular(
+                opened.path, f"is {kind_name(opened.stat.st_mode)}, not a file", f"ls -l {word(opened.path)}"
+            )
         if opened.stat.st_nlink != 1:
             reason = f"has {opened.stat.st_nlink} hard links, of which others may be somebody else's"
             real = opened.real
@@ -154,7 +159,7 @@ def _check(opened: Opened) -> None:
     for directory in opened.chain:
         if directory.access.mode & 0o1002 == 0o0002:
             reason = f"lies below {directory.path}, where everybody may swap files"
-            raise WritableParent(opened.path, reason, f"chmod o-w {directory.path}")
+            raise WritableParent(opened.path, reason, f"chmod o-w {word(directory.path)}")
 
 
 # Directories that root trusts -------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ def _walk_trusted(trail: Trail, parts: Sequence[str]) -> None:
         hops += 1
         if hops > TRUSTED_HOPS or entry.status.st_uid != 0 or not trail.is_roots_alone:
             reason = f"{entry.path} is a symlink that others than root could have made"
-            raise Symlinked(trail.asked, reason, f"namei -l {trail.asked}")
+            raise Symlinked(trail.asked, reason, f"namei -l {word(trail.asked)}")
         text = entry.link()
         if text.startswith("/"):
             trail.restart()
@@ -226,7 +231,7 @@ def open_outside(path: str, reader: Account) -> Opened:
             else:
                 hops += 1
                 if hops > OUTSIDE_HOPS:
-                    raise Symlinked(path, "goes through too many symlinks", f"namei -l {path}")
+                    raise Symlinked(path, "goes through too many symlinks", f"namei -l {word(path)}")
                 text = entry.link()
                 if text.startswith("/"):
                     trail.restart()
@@ -236,7 +241,7 @@ def open_outside(path: str, reader: Account) -> Opened:
         opened = trail.finish(last)
     try:
         if not opened.is_dir and not stat.S_ISREG(opened.stat.st_mode):
-            raise NotRegular(path, f"is {kind_name(opened.stat.st_mode)}, not a file", f"ls -l {path}")
+            raise NotRegular(path, f"is {kind_name(opened.stat.st_mode)}, not a file", f"ls -l {word(path)}")
         if (stop := obstacle(opened, reader)) is not None:
             raise Unreadable(path, f"cannot be read by user {reader.name}: {stop.path} is closed to it", MOVE)
     except Refused:

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tedge_agentd.core import certificate_checks, model
-from tedge_agentd.core.certificate_facts import CaFacts, PairFacts
+from tedge_agentd.core.certificate_facts import CaFacts, PairFacts, Problem
 from tedge_agentd.host import certificates, inspection, pem
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -409,6 +409,41 @@ def test_we_and_a_real_broker_judge_alike(tmp_path: Path, ca: Made, leaf: Made, 
         combined = pem.combined(cert, key)
         assert certificates.pair_problem(combined, "/c") is None
         assert broker_takes(tmp_path, combined, combined)
+
+
+MENDED = ("DER certificate", "DER key", "encrypted, PKCS#8", "encrypted, PKCS#1", "chain in wrong order")
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_what_is_shown_to_mend_it_mends_it_when_pasted(tmp_path: Path, ca: Made, leaf: Made, name: str) -> None:
+    """Also where the files' names mean something to a shell: who writes tedge.toml chooses them, and root pastes."""
+    directory = tmp_path / "it's a $(touch trap); touch trap #"
+    directory.mkdir()
+    cert, key = directory / "a b.crt", directory / "-k&.key"
+    material, _ = MATRIX[name]
+    for path, data in zip((cert, key), material(ca, leaf), strict=True):
+        path.write_bytes(data)
+
+    def found() -> tuple[Problem, ...]:
+        request = certificates.PairRequest(
+            cert_path=str(cert), cert=cert.read_bytes(), key_path=str(key), key=key.read_bytes()
+        )
+        return certificates.Inspector().inspect([request])[0][0].problems
+
+    (problem,) = found()
+    done = subprocess.run(
+        ["sh", "-c", problem.remedy],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        input="secret\n",
+        start_new_session=True,  # without a terminal OpenSSL asks on stdin
+    )
+    assert done.returncode == 0, done.stderr
+    assert found() == ()
+    assert sorted(path.name for path in directory.iterdir()) == ["-k&.key", "a b.crt"]
+    assert [path.name for path in tmp_path.iterdir()] == [directory.name]
 
 
 def broker_takes(directory: Path, cert: bytes, key: bytes) -> bool:

@@ -181,6 +181,13 @@ def test_each_flaw_is_told_once(leaf: dict[str, object], role: model.Role, code:
     assert any(finding.blocks is not None for finding in found) is (code == "certificate-weak")
 
 
+def test_what_follows_from_another_flaw_is_not_told_again() -> None:
+    """Version 1 has no names, and where the chain is in the wrong order the first certificate is not the leaf."""
+    assert codes(pair(dataclasses.replace(GOOD, version=1, sans=()))) == {"certificate-v1"}
+    order = Problem(code="chain-order", path=GOOD.path, message="is bad", remedy="mend it")
+    assert codes(pair(dataclasses.replace(CA, path=GOOD.path), order)) == {"chain-order"}
+
+
 def test_names_do_not_matter_to_who_does_not_verify() -> None:
     assert pair(dataclasses.replace(GOOD, sans=(), is_ca=True), host=None) == ()
 

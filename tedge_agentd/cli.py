@@ -55,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=_status)
     _add_config(commands)
     secure = commands.add_parser("secure", help="set up one level of MQTT security completely")
-    secure.add_argument("level", choices=("none", "server", "mutual"))
+    levels = "none: plain MQTT; server: TLS; mutual: TLS, and clients need a certificate, too"
+    secure.add_argument("level", choices=("none", "server", "mutual"), help=levels)
     secure.set_defaults(command=_secure)
     _add_certs(commands)
     return parser

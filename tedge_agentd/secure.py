@@ -7,13 +7,16 @@ the daemon sees no half of it; then its result is waited for.
 import contextlib
 import io
 import ipaddress
+import itertools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from . import certs, certs_output, config_command, settings, status_command
-from .core import desired, model, tedge_toml
+from .core import desired, errors, model, shell, tedge_toml
+from .core.pki_register import Role
 from .host import files, opened
+from .host.pki_store import Store
 from .world import World
 
 WAIT_S = 20.0
@@ -61,7 +64,7 @@ def secure(level: model.Level, world: World, rules: Rules) -> int:
             print(f"{key} {'unset' if value is None else f'= {value}'}")
     else:
         print("tedge.toml asks for it already.")
-    return _report(level, world, context)
+    return _report(level, now, world, context)
 
 
 # Certificates -----------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def _current(now: model.TedgeSettings, key: str) -> str | None:
 # Saying so --------------------------------------------------------------------------------------------------
 
 
-def _report(level: model.Level, world: World, context: certs.Context) -> int:
+def _report(level: model.Level, before: model.TedgeSettings, world: World, context: certs.Context) -> int:
     data, timed_out = status_command.view(settings.RUNTIME_DIR, wait=WAIT_S)
     if data is None:
         print("tedge-agentd is not running: the settings take effect when it starts", file=sys.stderr)
@@ -171,32 +174,64 @@ def _report(level: model.Level, world: World, context: certs.Context) -> int:
     if code == 0:
         settings_now = tedge_toml.parse(_read(world.settings.tedge_toml), world.settings.tedge_toml).settings
         if settings_now is not None:
-            print(_how_to_connect(level, settings_now, context))
+            issuer = next((str(one["issuer"]) for one in data["certificates"] if one["role"] == "server"), "")
+            print(_opened(level, before.external, settings_now.external))
+            print(_how_to_connect(level, settings_now, context, issuer), end="")
     return code
 
 
-def _how_to_connect(level: model.Level, now: model.TedgeSettings, context: certs.Context) -> str:
-    """A line that works when pasted here; a child device uses the gateway's name or address instead."""
+def _opened(level: model.Level, before: model.ExternalSettings, now: model.ExternalSettings) -> str:
+    """Who gets in now; on the way down, what protected it before and does no more."""
+    if not now.any_set():
+        return "Nothing is open to other devices; the gateway's own services use the internal listener."
+    plain = desired.PLAIN_PORT if level is model.Level.NONE else desired.TLS_PORT
+    where = f"port {now.port or plain} on {now.address or now.interface or 'all addresses'}"
+    match level:
+        case model.Level.NONE:
+            gone = ": there is no TLS any more" if before.cert_file else ""
+            return f"Everybody who reaches {where} may read and publish everything, unencrypted{gone}."
+        case model.Level.SERVER:
+            gone = ": client certificates are not asked for any more" if before.ca_path else ""
+            return f"Everybody who reaches {where} may read and publish everything, encrypted{gone}."
+        case model.Level.MUTUAL:
+            return f"Only who has a certificate that {now.ca_path} vouches for gets in at {where}."
+
+
+def _how_to_connect(level: model.Level, now: model.TedgeSettings, context: certs.Context, issuer: str) -> str:
+    """Lines that work when pasted here; a child device uses the gateway's name or address instead."""
     external = now.external
-    host = _reached_at(external) or context.names[0]
+    if not external.any_set():
+        return ""
+    host = _reached_at(external) or (*context.addresses, *context.names)[0]
     topic = "-t te/device/sensor1///m/ -m '{\"temperature\": 21}'"
     if level is model.Level.NONE:
-        if not external.any_set():
-            return "Nothing is open to other devices; the gateway's own services use the internal listener."
-        where = f"{external.address or external.interface} port {external.port or desired.PLAIN_PORT}"
-        return f"Open to everybody who reaches {where}:\n  mosquitto_pub -h {host} -p {external.port or 1883} {topic}"
-    trusted = now.client.ca_file or context.bundle
-    line = f"mosquitto_pub -h {host} -p {external.port} --cafile {trusted}"
+        return f"  mosquitto_pub -h {host} -p {external.port or desired.PLAIN_PORT} {topic}\n"
+    own_pair = external.cert_file == context.server_pair[0]
+    trusted = now.client.ca_file or (context.bundle if own_pair else None)
+    needs = shell.word(trusted) if trusted else f"the certificate of {issuer}"
+    line = f"mosquitto_pub -h {host} -p {external.port} --cafile"
     if level is model.Level.SERVER:
-        return f"A child device needs {trusted}, and then:\n  {line} {topic}"
+        return f"A child device needs {needs}, and then:\n  {line} {shell.word(trusted or 'FILE')} {topic}\n"
     if external.ca_path != context.bundle:
-        return f"A child device needs a certificate of {external.ca_path}:\n  {line} --cert FILE --key FILE {topic}"
+        return (
+            f"A child device needs {needs} and a certificate of {external.ca_path}:\n"
+            f"  {line} {shell.word(trusted or 'FILE')} --cert FILE --key FILE {topic}\n"
+        )
+    name = _unused_name(context)
+    verifies = f"{name}/ca.crt" if own_pair else shell.word(trusted or "FILE")
     return (
-        "A child device needs a certificate, and then connects with it:\n"
-        "  tedge-agentd certs issue child sensor1 --out ./sensor1\n"
-        f"  mosquitto_pub -h {host} -p {external.port} --cafile sensor1/ca.crt"
-        f" --cert sensor1/sensor1.crt --key sensor1/sensor1.key {topic}"
+        f"A child device needs a certificate{'' if own_pair else f' and {needs}'}, and then connects with it:\n"
+        f"  tedge-agentd certs issue child {name} --out ./{name}\n"
+        f"  {line} {verifies} --cert {name}/{name}.crt --key {name}/{name}.key {topic.replace('sensor1', name)}\n"
     )
+
+
+def _unused_name(context: certs.Context) -> str:
+    """A name for a child device to which nothing was issued yet."""
+    issued = set()
+    with contextlib.suppress(errors.TedgeAgentdError, opened.Refused, OSError):
+        issued = {one.name for one in Store(context.state_dir).register().issued if one.role is Role.CHILD}
+    return next(name for number in itertools.count(1) if (name := f"sensor{number}") not in issued)
 
 
 def _read(path: str) -> bytes | None:

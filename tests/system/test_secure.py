@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from . import clients, gateway, scenes, standins
+from . import clients, gateway, pki, scenes, standins
 
 REGISTER = "/var/lib/tedge-agentd/pki/issued.json"
 BUNDLE = "/etc/tedge/server-certs/tedge-agentd-ca.crt"
@@ -24,11 +24,15 @@ def host_copy(gw: gateway.Gateway, path: str, directory: pathlib.Path) -> pathli
 
 
 def pasted(gw: gateway.Gateway, said: str) -> None:
-    """Do what the command says a child device does, line by line."""
+    """Do what the command says a child device does, line by line, and hear it."""
     lines = re.findall(r"^  (tedge-agentd certs .*|mosquitto_pub .*)$", said, re.MULTILINE)
     assert lines, said
-    for line in lines:
+    topic = re.findall(r"-t (\S+)", lines[-1])[0]
+    for line in lines[:-1]:
         gw.run(["env", "--chdir=/root", *shlex.split(line)])
+    gw.run(["env", "--chdir=/root", *shlex.split(lines[-1]), "-r"])
+    assert clients.subscribe(gw, topic) == ['{"temperature": 21}']
+    clients.publish(gw, topic, "", "-r")
 
 
 def test_mutual_tls_by_one_command_with_the_gateways_own_clients(gw: gateway.Gateway, tmp_path: pathlib.Path) -> None:
@@ -57,12 +61,18 @@ def test_mutual_tls_by_one_command_with_the_gateways_own_clients(gw: gateway.Gat
 
 
 def test_the_levels_go_up_and_down_and_say_what_they_open(gw: gateway.Gateway, tmp_path: pathlib.Path) -> None:
-    pasted(gw, secure(gw, "server"))
+    said = secure(gw, "server")
+    assert "Everybody who reaches port 8883 on all addresses may read and publish everything, encrypted." in said
+    pasted(gw, said)
     ca = clients.Credentials(ca=host_copy(gw, BUNDLE, tmp_path))
     assert clients.connect(gw, 8883, ca).accepted
-    secure(gw, "mutual")
+    said = secure(gw, "mutual")
+    assert f"Only who has a certificate that {BUNDLE} vouches for gets in at port 8883 on all addresses." in said
+    pasted(gw, said)
+    pasted(gw, secure(gw, "mutual"))  # for the next device, as the first has its certificate
     assert not clients.connect(gw, 8883, ca).accepted
-    secure(gw, "server")
+    said = secure(gw, "server")
+    assert "encrypted: client certificates are not asked for any more." in said
     assert clients.connect(gw, 8883, ca).accepted
     said = secure(gw, "none")
     assert "Nothing is open to other devices" in said
@@ -70,6 +80,34 @@ def test_the_levels_go_up_and_down_and_say_what_they_open(gw: gateway.Gateway, t
     assert clients.connect(gw, 1883).accepted
     gw.wait_until(lambda: standins.connected(gw, "tedge-agent")[-1:] == ["127.0.0.1:1883 (plain)"])
     assert "asks for it already" in secure(gw, "none")
+
+
+def test_what_is_printed_works_behind_an_interface_too(gw: gateway.Gateway) -> None:
+    """Where the gateway's own name leads to loopback, which is not listened on."""
+    gw.run(["tedge-agentd", "config", "set", "mqtt.external.bind.interface=eth0"])
+    scenes.settled(gw)
+    for level in ("server", "mutual"):
+        pasted(gw, secure(gw, level))
+    said = secure(gw, "none")
+    assert "port 1883 on eth0 may read and publish everything, unencrypted: there is no TLS any more." in said
+    assert "anyone who reaches eth0 port 1883" in said
+    pasted(gw, said)
+
+
+def test_a_pair_of_the_sites_own_is_kept_and_who_verifies_it_is_told_its_issuer(
+    gw: gateway.Gateway, ca: pki.Authority
+) -> None:
+    pair = scenes.server(gw, ca)
+    scenes.settled(gw)
+    said = secure(gw, "server")
+    assert clients.handshake(gw, 8883).sha256 == pair.sha256
+    assert "A child device needs the certificate of CN=Test CA, and then:" in said
+    gw.write("/root/FILE", ca.pem)
+    pasted(gw, said)
+    said = secure(gw, "mutual")
+    assert "needs a certificate and the certificate of CN=Test CA, and then connects with it:" in said
+    pasted(gw, said)
+    assert clients.handshake(gw, 8883).sha256 == pair.sha256
 
 
 def test_without_the_daemon_the_settings_are_written_and_it_is_said(gw: gateway.Gateway) -> None:

@@ -250,7 +250,7 @@ def _as_half(finding: model.Finding, half: _Half) -> model.Finding:
     if not half.is_young:
         return finding
     message = f"{half.problem.path}: the other half of a renewal is waited for; nothing is changed meanwhile"
-    return replace(finding, severity=model.Severity.INFO, message=message, remedy="nothing to do")
+    return replace(finding, severity=model.Severity.INFO, message=message, remedy="tedge-agentd status --wait 30")
 
 
 def _half_of_clients(half: _Half, key: str) -> model.Finding:

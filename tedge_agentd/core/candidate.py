@@ -172,13 +172,15 @@ def _rewritten(path: str, data: bytes, edits: _Edits) -> bytes:
     for directive in conf_lines.directives_of(path, data):
         if directive.name == "listener":
             block = edits.moves.at[path, directive.line].listener
-        if b"\0" in lines[directive.line - 1]:
-            break  # the broker reads no further either, and is to be caught at that
-        changed = _edited(directive, block, edits)
+        # The broker reads no further than a NUL either, and is to be caught at that.
+        is_last = b"\0" in lines[directive.line - 1]
+        changed = None if is_last else _edited(directive, block, edits)
         if changed is not None:
             lines[directive.line - 1] = changed
         elif _is_dropped(directive, block, edits):
             lines[directive.line - 1] = b"# " + lines[directive.line - 1]
+        if is_last:
+            break
     return b"\n".join(lines)
 
 

@@ -4,7 +4,7 @@ import ipaddress
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tedge_agentd.core import candidate, conf_places, listener, model, mosquitto_conf
@@ -43,6 +43,7 @@ def test_no_bytes_make_it_raise_and_lines_stay_where_they_are(main: bytes, ours:
 
 
 @given(contents)
+@example(b"pid_file\0")
 def test_nothing_that_leaves_a_trace_remains(ours: bytes) -> None:
     names = (
         "persistence_file x\npersistence_location /x\npid_file /x\nautosave_interval 1\nautosave_on_changes true\n"

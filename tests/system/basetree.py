@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 SUITES = ("bookworm", "trixie")
+MOVING = "forky"  # Debian testing: only where it is asked for
 
 RUNTIME = (
     "python3-watchdog",

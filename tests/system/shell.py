@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.system.shell", description=__doc__)
-    parser.add_argument("suite", choices=[*basetree.SUITES, "forky"])
+    parser.add_argument("suite", choices=[*basetree.SUITES, basetree.MOVING])
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run instead of a login shell")
     parser.add_argument("--no-deb", action="store_true", help="without the package under test")
     parser.add_argument("--no-thin-edge", action="store_true", help="without thin-edge's stand-ins")

@@ -38,6 +38,7 @@ class Inputs:
     listener_path: str | None
     findings: tuple[model.Finding, ...]
     mapper_files: tuple[str, ...] = ()  # mapper.toml of each mapper, there or not
+    garbled: bool = False  # tedge.toml cannot be read, by anybody
     leftovers: tuple[str, ...] = ()  # listener files of ours in other places; `conf` is read without them
 
 
@@ -63,11 +64,12 @@ def load(world: World) -> Inputs:
     findings += _presumptuous(world, system)
     data, unread = _read_config(world, options.tedge_toml, reader=system.user)
     findings += unread
-    wish = None
+    wish, garbled = None, bool(unread)
     mappers = _mappers(world)
     if not any(finding.blocks is model.Area.ALL for finding in findings):
         parsed = tedge_toml.parse(data, options.tedge_toml)
         findings += parsed.findings
+        garbled = parsed.settings is None
         if parsed.settings is not None:
             pairs = (*mappers.pairs, *device_pairs.of_tedge_toml(data, options.tedge_toml, mappers=mappers.names))
             wish = desired.derive(
@@ -86,6 +88,7 @@ def load(world: World) -> Inputs:
         listener_path=listener_path,
         findings=tuple(findings),
         mapper_files=mappers.files,
+        garbled=garbled,
         leftovers=behind,
     )
 
@@ -241,6 +244,7 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         network=net,
         broker_uids=frozenset({account.uid} if account is not None else ()),
         client_contents=_client_contents(world, inputs),
+        garbled=inputs.garbled,
         ledger=known,
         findings=(
             *inputs.findings,

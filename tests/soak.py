@@ -50,11 +50,14 @@ def renew():
     if dice.random() < 0.3:
         ask()  # between the halves
     put(certs + "/server.key", pair[1], 0o600)
-def authority():
-    put(cas + "/%03d.pem" % len(os.listdir(cas)), dice.choice(inputs["authorities"]))
-    if len(os.listdir(cas)) > 40:
-        for name in os.listdir(cas)[1:]:
-            os.unlink(cas + "/" + name)
+def remark():
+    number = dice.randrange(len(inputs["authorities"]))
+    put(cas + "/%03d.pem" % number, inputs["authorities"][number] + "# %d\\n" % dice.randrange(10**6))
+def withdraw():
+    last = len(inputs["authorities"]) - 1
+    os.unlink(cas + "/%03d.pem" % last)
+    ask()
+    put(cas + "/%03d.pem" % last, inputs["authorities"][last])
 def port():
     toml(inputs["good"].replace("8883", dice.choice(["8883", "8884"])))
 def noise():
@@ -87,7 +90,7 @@ def held(pid):
         "inotify watches": watches,
         "children": sum(len(open(path).read().split()) for path in tasks),
     }
-acts = [(renew, 12), (authority, 2), (port, 0.1), (noise, 10), (trouble, 3)]
+acts = [(renew, 12), (remark, 2), (withdraw, 0.05), (port, 0.05), (noise, 10), (trouble, 3)]
 acts += [(lambda text=text: toml(text.encode("latin-1")), 50 / len(inputs["bad"])) for text in inputs["bad"]]
 acts += [(lambda: None, 20)]
 while True:
@@ -128,7 +131,7 @@ def inputs(ca: pki.Authority, passes: int, seed: int) -> dict[str, Any]:
         "good": good,
         "bad": bad,
         "pairs": [(pair.pem, pair.key_pem()) for pair in pairs],
-        "authorities": [pki.authority(f"authority {number}").pem for number in range(60)],
+        "authorities": [ca.pem, *(pki.authority(f"authority {number}").pem for number in range(1, 12))],
         "certs": scenes.CERTS,
         "cas": f"{scenes.CERTS}/cas",
         "passes": passes,
@@ -141,8 +144,9 @@ def soak(gw: gateway.Gateway, passes: int, seed: int) -> list[dict[str, int]]:
     """Play until the daemon has run so many passes; return the countings, and print some on the way."""
     ca = pki.authority()
     scenes.write_pair(gw, ca.server())
-    gw.write(f"{scenes.CERTS}/cas/000.pem", ca.pem)
     given = inputs(ca, passes, seed)
+    for number, text in enumerate(given["authorities"]):
+        gw.write(f"{scenes.CERTS}/cas/{number:03}.pem", text)
     standins.write_toml(gw, given["good"])
     scenes.settled(gw)
     gw.write("/root/inputs.json", json.dumps(given))

@@ -6,6 +6,7 @@ from . import binding, deferral, desired, ledger, model, observed, operations
 
 MQTT = "mqtt"  # what every client reads
 AGENT = "agent"  # what only tedge-agent reads
+TOML = "toml"  # whether tedge.toml can be read at all
 AGENT_UNIT = "tedge-agent.service"
 
 _REASONS = {MQTT: "its MQTT settings or files changed", AGENT: "the address of its HTTP server changed"}
@@ -23,7 +24,17 @@ def inputs(wish: desired.Desired, seen: observed.Observed) -> tuple[tuple[str, l
     current = {
         MQTT: ledger.fingerprint(*wish.client_values, *seen.client_contents),
         AGENT: ledger.fingerprint(*wish.agent_values),
+        TOML: "readable",
     }
+    return _inputs(current, seen)
+
+
+def garbled(seen: observed.Observed) -> tuple[tuple[str, ledger.ClientInputs], ...]:
+    """Return that tedge.toml cannot be read: a client that fails meanwhile is tried again once it can."""
+    return _inputs({TOML: "garbled"}, seen)
+
+
+def _inputs(current: dict[str, str], seen: observed.Observed) -> tuple[tuple[str, ledger.ClientInputs], ...]:
     result = []
     for group, digest in current.items():
         before = seen.ledger.clients.get(group)
@@ -46,7 +57,7 @@ def stale(
     known = dict(groups)
     result = []
     for unit in seen.clients:
-        if _may_revive(unit, known[MQTT].since, seen):
+        if any(_may_revive(unit, known[group].since, seen) for group in (MQTT, TOML)):
             result.append((unit, "it had failed, and its settings have changed since"))
             continue
         if not unit.is_active or unit.job:

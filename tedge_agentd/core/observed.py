@@ -75,6 +75,7 @@ class Observed:
     certificates: tuple[CertificateInUse, ...] = ()
     findings: tuple[model.Finding, ...] = ()
     rescue: Rescue = Rescue.NONE
+    garbled: bool = False  # tedge.toml is such that no process of thin-edge could read it
     under_way: tuple[deferral.Activity, ...] = ()  # what the restarts of a plan would break
     told: bool = False  # the broker was told to read something that it did not serve: only a restart proves anything
     hold: bool = False  # leave everything of the broker alone, whatever is found

@@ -52,6 +52,8 @@ def plan(
         groups = client_plan.inputs(wish, seen)
         clients, remarks = client_plan.operations_for(groups, wish, seen, findings)
         findings += remarks
+    elif seen.garbled:
+        groups = client_plan.garbled(seen)
     return operations.Plan(
         findings=tuple(dict.fromkeys(findings)),
         operations=(*own, *broker, *clients),

@@ -14,7 +14,10 @@ from ..core.shell import word
 from . import client_files, inspection, pem
 
 KEPT = 64  # certificates of one CA directory that are kept and shown
-CACHED = 128
+# A pass asks for two pairs and three CAs; what was there a moment ago may come back. A directory of ten thousand
+# certificates is worth some megabytes each time.
+_PAIRS_KEPT = 16
+_CAS_KEPT = 6
 RETRY_S = 300.0  # how long the failure of an inspection is remembered: the content may be innocent, the machine slow
 _NONSENSE = (KeyError, TypeError, AttributeError)  # an answer that is no answer, from a worker gone wrong
 T = TypeVar("T", PairFacts, CaFacts)
@@ -41,8 +44,9 @@ class CaRequest:
 class _Memory(Generic[T]):
     """The facts of what was asked for last, by content. Failures are forgotten after a while."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], keep: int) -> None:
         self._clock = clock
+        self._keep = keep
         self._known: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
 
     def get(self, digest: bytes) -> T | None:
@@ -56,7 +60,7 @@ class _Memory(Generic[T]):
         problems = facts.problems if isinstance(facts, PairFacts) else facts.unusable
         failed = any(problem.code == "inspection-failed" for problem in problems)
         self._known[digest] = (facts, self._clock() + RETRY_S if failed else float("inf"))
-        while len(self._known) > CACHED:
+        while len(self._known) > self._keep:
             self._known.popitem(last=False)
         return facts
 
@@ -73,8 +77,8 @@ class Inspector:
     ) -> None:
         self._timeout_s = timeout_s
         self._worker = worker
-        self._pairs: _Memory[PairFacts] = _Memory(clock)
-        self._cas: _Memory[CaFacts] = _Memory(clock)
+        self._pairs: _Memory[PairFacts] = _Memory(clock, _PAIRS_KEPT)
+        self._cas: _Memory[CaFacts] = _Memory(clock, _CAS_KEPT)
 
     def inspect(
         self, pairs: Sequence[PairRequest] = (), cas: Sequence[CaRequest] = ()

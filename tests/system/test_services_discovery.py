@@ -161,6 +161,16 @@ def test_a_client_that_failed_for_its_settings_comes_back_with_better_ones(gw: g
     standins.config_set(gw, "mqtt.topic_root", "better")
     assert scenes.settled(gw)["findings"] == []
     assert gw.active("tedge-mapper-c8y")
+    good = gw.read("/etc/tedge/tedge.toml")
+    before = gw.invocation("tedge-agent")
+    gw.write("/etc/tedge/tedge.toml", good + "[[[ # unbearable\n")
+    scenes.settled(gw, state="blocked")
+    gw.run("systemctl restart tedge-mapper-c8y", check=False)
+    gw.wait_until(lambda: gw.unit("tedge-mapper-c8y.service")["ActiveState"] == "failed")
+    gw.write("/etc/tedge/tedge.toml", good)
+    assert scenes.settled(gw)["findings"] == []
+    assert gw.active("tedge-mapper-c8y")
+    assert gw.invocation("tedge-agent") == before, "it ran all the time, with what is there again"
 
 
 def test_many_changes_in_a_row_leave_every_client_running(gw: gateway.Gateway) -> None:

@@ -471,6 +471,21 @@ def test_a_client_that_had_failed_is_tried_once_with_new_settings(facts: dict[st
     assert all(op.has_failed for op in made)
 
 
+def test_a_client_that_failed_while_tedge_toml_was_garbled_is_tried_once_it_is_not() -> None:
+    client = model.UnitFacts(
+        name="tedge-mapper-c8y.service",
+        load_state="loaded",
+        active_state="failed",
+        is_enabled=True,
+        failed_usec=50,
+    )
+    wish, seen = converged(model.TedgeSettings(), clients=(client,))
+    garbled = plan.plan(None, replace(seen, garbled=True), staging_dir=STAGING, broker_unit=BROKER)
+    remembered = replace(seen.ledger, clients={**seen.ledger.clients, **dict(garbled.clients)})
+    made = make(wish, replace(seen, ledger=remembered))
+    assert [op.unit for op in made.operations if isinstance(op, operations.RestartClient)] == [client.name]
+
+
 def test_a_client_that_had_failed_stays_so_as_long_as_nothing_changes() -> None:
     client = model.UnitFacts(
         name="tedge-mapper-c8y.service",

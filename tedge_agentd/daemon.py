@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import FrameType
 
-from . import __version__, apply, cloud, metrics_file, reconcile, renewal, status, watched
+from . import __version__, apply, cloud, metrics_file, reconcile, renewal, status, status_command, watched
 from .core import errors, model, settle, wall_clock
 from .host import bus, files, journal, notify, sandbox, watch
 from .world import World
@@ -36,7 +36,9 @@ class Daemon:
         self._cloud = cloud.Cloud(world)
         self._renewal = renewal.Renewal(world.state.directory, journal.certificate_renewed, progress=self._progress)
         world.progress = self._progress
-        self._context = status.Context(pid=os.getpid(), since=world.epoch())
+        self._context = status.Context(
+            pid=os.getpid(), pid_began=status_command.began(os.getpid()), since=world.epoch()
+        )
         self._report: reconcile.Report | None = None
         self._next_look = 0.0  # monotonic seconds; the first pass is due at once
         self._next_take = 0.0

@@ -39,9 +39,9 @@ class Context:
     """What a report does not know: who runs, since when it has been so, and what has been counted."""
 
     pid: int = 0
+    pid_began: int | None = None  # which tells it from a later process of the same id
     since: float = 0.0  # seconds since the epoch
     epoch: float = 0.0
-    pending: bool = False  # an event was seen and its pass has not been run yet
     counters: Counters = field(default_factory=Counters)
     renewers: Mapping[str, str] = field(default_factory=dict)  # who renews a certificate, by its sha256
 
@@ -52,7 +52,8 @@ def document(report: reconcile.Report, context: Context) -> dict[str, Any]:
     return {
         "version": status_command.VERSION,
         "pid": context.pid,
-        "state": reconcile.Outcome.PENDING.value if context.pending else report.outcome.value,
+        "pid_began": context.pid_began,
+        "state": report.outcome.value,
         "since": context.since,
         "inputs": inputs(report),
         "summary": summary(report, context.epoch),

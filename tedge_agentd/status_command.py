@@ -45,9 +45,22 @@ def view(runtime_dir: str, *, wait: float | None) -> tuple[dict[str, Any] | None
 def _running(path: str) -> dict[str, Any] | None:
     """The document of a daemon that is alive."""
     data = read(path)
-    if data is None or not os.path.exists(f"/proc/{data['pid']}"):
+    if data is None or began(data["pid"]) != data.get("pid_began"):
         return None
     return data
+
+
+def began(pid: int) -> int | None:
+    """When a process was started, in clock ticks since boot; None where there is none of this id.
+
+    Ids are used again, and soon where there are 32768 of them: a stranger must neither count as the daemon nor get
+    its SIGHUP.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _ask(pid: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import execute
-from .core import deferral, errors, ledger, model, observed, operations
+from .core import broker_plan, deferral, errors, ledger, model, observed, operations
 from .core.shell import word
 from .host import bus, opened, ownership, probe, state
 from .world import World
@@ -147,7 +147,7 @@ def client_part(plan: operations.Plan, world: World, result: Result) -> None:
             continue
         error = _run(operation, world, look, result)
         if error is not None and isinstance(operation, operations.TryLogin):
-            result.findings.append(_login_finding(error))
+            result.findings.append(_login_finding(error, follows=broker_plan.blocked(plan.findings)))
             return
         if error is not None and isinstance(operation, operations.RestartClient):
             result.findings.append(_client_finding(operation, error))
@@ -156,7 +156,7 @@ def client_part(plan: operations.Plan, world: World, result: Result) -> None:
 def _run(
     operation: operations.Operation, world: World, look: probe.Look, result: Result
 ) -> errors.TedgeAgentdError | None:
-    """Execute one operation and note it; return what went wrong. SandboxStaleError goes through to the daemon."""
+    """Execute one operation and note it; return what went wrong. What ends the daemon goes through to it."""
     begun = time.monotonic()
     failed: errors.TedgeAgentdError | None = None
     try:
@@ -329,12 +329,14 @@ def _leftover_finding(operation: operations.Unstage, error: errors.TedgeAgentdEr
     )
 
 
-def _login_finding(error: errors.TedgeAgentdError) -> model.Finding:
+def _login_finding(error: errors.TedgeAgentdError, *, follows: bool) -> model.Finding:
+    """One mistake is one error: where the broker is held back, it may well not serve what the clients are to use."""
+    text = "the clients could not log in with these settings, so they keep running with the old ones"
     return model.Finding(
         code="client-login",
-        severity=model.Severity.ERROR,
+        severity=model.Severity.WARNING if follows else model.Severity.ERROR,
         where="mqtt.client",
-        message=f"the clients could not log in with these settings, so they keep running with the old ones: {error}",
+        message=f"{text}: {error}" + ("; the broker does not serve the new settings yet" if follows else ""),
         remedy=error.remedy,
         blocks=model.Area.CLIENTS,
     )

@@ -36,6 +36,7 @@ class Daemon:
         self._cloud = cloud.Cloud(world)
         self._renewal = renewal.Renewal(world.state.directory, journal.certificate_renewed, progress=self._progress)
         world.progress = self._progress
+        world.systemd.stopping = lambda: self._stop
         self._context = status.Context(
             pid=os.getpid(), pid_began=status_command.began(os.getpid()), since=world.epoch()
         )
@@ -153,6 +154,8 @@ class Daemon:
                 report = self._reconciler.run(self._before_jobs)
         except errors.SandboxStaleError:
             raise
+        except errors.StoppingError:
+            return  # like a crash at this point, which costs the next start one look more
         except files.Locked as error:
             journal.get().info("locked", message=f"waiting: {error}")
             self._reload |= reload

@@ -101,7 +101,7 @@ class Reconciler:
         completes it, or rolls it back by the undo record that was durable before the first change.
         """
         world = self.world
-        with files.Lock(f"{world.runtime_dir}/pass.lock", wait_s=_LOCK_S):
+        with files.Lock(f"{world.runtime_dir}/pass.lock", wait_s=_LOCK_S, given_up=world.systemd.stopping):
             started, begun = world.epoch(), world.stamp()
             self._keeper.recall(world.state)
             preflight.sweep(world.runtime_dir)

@@ -27,3 +27,7 @@ class VerifyError(TedgeAgentdError):
 
 class SandboxStaleError(TedgeAgentdError):
     """A directory appeared after the service's mount namespace was made: restart the daemon to be let in."""
+
+
+class StoppingError(Exception):
+    """The daemon is told to stop while it waits. Not one of the above: no step has failed, the pass ends here."""

@@ -7,6 +7,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -114,12 +115,20 @@ class Lock:
     """One writer at a time, by flock(2): the kernel lets go when the holder ends, however it ends.
 
     The file is root's alone (0600): whoever can open a file can lock it, and so could stop the daemon. `wait_s` is
-    how long `with` waits before it raises Locked; 0 does not wait.
+    how long `with` waits before it raises Locked, less if `given_up` says so; 0 does not wait.
     """
 
-    def __init__(self, path: str, *, wait_s: float = 0.0, name: str = "tedge-agentd") -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        wait_s: float = 0.0,
+        name: str = "tedge-agentd",
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
         self._wait_s = wait_s
+        self._given_up = given_up
         self._name = name
         self._fd = -1
 
@@ -146,7 +155,7 @@ class Lock:
                 return
             except BlockingIOError as error:
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or self._given_up():
                     raise Locked(self.path, os.pread(fd, 200, 0).decode(errors="replace").strip()) from error
                 time.sleep(min(left, 0.05))
 

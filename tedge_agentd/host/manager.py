@@ -24,6 +24,7 @@ class Manager:
         self, *, connect: Callable[[], bus.Bus] = bus.Bus, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.clock = clock
+        self.stopping: Callable[[], bool] = lambda: False  # whether the daemon is to end
         self.ended: dict[str, str] = {}  # job path -> result, of the jobs that are waited for
         self._connect = connect
         self._bus: bus.Bus | None = None

@@ -15,6 +15,7 @@ _STATES = ("active", "reloading", "activating", "deactivating", "failed")
 _SIGKILL = 9
 _BY_SIGNAL = {2, 3}  # CLD_KILLED, CLD_DUMPED of waitid(2)
 _LOG_ERRORS = 3  # sd-daemon(3)
+_MOMENT = 0.3  # seconds that a job has to end once the daemon is told to stop; the broker's restart takes 0.05
 _TICK = 0.25  # seconds; a signal that was read ahead by a call is found at the latest after this
 
 
@@ -196,7 +197,12 @@ class Systemd(manager.Manager):
                 raise _refusal(name, error) from error
 
     def _job(self, method: str, name: str, timeout_s: float) -> JobResult:
-        """Queue a job and wait for its end. If the connection breaks in between, the job may still be done."""
+        """Queue a job and wait for its end. If the connection breaks in between, the job may still be done.
+
+        Raises StoppingError where the daemon is told to end: nothing is begun then, and little is waited for.
+        """
+        if self.stopping():
+            raise errors.StoppingError(f"{name} is left as it is")
         started = self.clock()
         # signals name a unit by its Id, which is another one than an alias
         with self._job_signals(manager.text(self._row(_checked(name))[0])) as connection:
@@ -229,6 +235,12 @@ class Systemd(manager.Manager):
             self.ended.clear()
 
     def _await(self, connection: bus.Bus, job: str, deadline: float) -> str:
+        """Wait for a job's end. Raises StoppingError a moment after the daemon was told to end.
+
+        The broker's start may wait for our own end, because we are ordered before it: `systemctl stop tedge-agentd`
+        in the middle of the broker's restart. It would be away until systemd kills us. Most jobs end in the moment.
+        """
+        told: float | None = None
         while True:
             self.collect(connection)
             if job in self.ended:
@@ -236,6 +248,10 @@ class Systemd(manager.Manager):
             left = deadline - self.clock()
             if left <= 0:
                 return "timeout"
+            if told is None and self.stopping():
+                told = self.clock()
+            if told is not None and self.clock() - told >= _MOMENT:
+                raise errors.StoppingError(f"{job} is left to systemd")
             select.select([connection], [], [], min(left, _TICK))
 
     # Transient units ----------------------------------------------------------------------------------------

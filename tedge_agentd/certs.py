@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -186,6 +187,8 @@ def issue_child(context: Context, name: str, *, out: str, kind: Kind = ANY, agai
     """
     if problem := policy.device_name_problem(name):
         return certs_output.refused(problem)
+    if not out:
+        return certs_output.refused("--out is empty", "name a directory, or a file that ends in .tar")
     if name == CLIENT_NAME:
         return certs_output.refused(f"{name!r} is the MQTT user name of thin-edge itself", "choose another name")
     if policy.clean_name(name) in policy.server_names((*context.names, *context.addresses)):
@@ -206,10 +209,10 @@ def issue_child(context: Context, name: str, *, out: str, kind: Kind = ANY, agai
         old = issuer.store.register().find(reg.Role.CHILD, name)
         if old is not None and not again and issuer.now < old.not_after:
             until = policy.utc(old.not_after)
-            remedy = f"tedge-agentd certs renew child {name} --out {out}"
+            remedy = f"tedge-agentd certs renew child {name} --out {shlex.quote(out)}"
             raise errors.InputError(f"child device {name} has a certificate until {until}", remedy)
         if old is None and again:
-            remedy = f"tedge-agentd certs issue child {name} --out {out}"
+            remedy = f"tedge-agentd certs issue child {name} --out {shlex.quote(out)}"
             raise errors.InputError(f"nothing was issued for {name}", remedy)
         delivery = certs_output.Delivery(name=name, out=os.path.abspath(out))
         delivery.check()
@@ -332,4 +335,5 @@ def _failed(error: Exception) -> int:
         remedy = "run it as root, with sudo"
     elif isinstance(error, files.Locked):
         remedy = "wait a moment and try again"
-    return certs_output.refused(str(error), remedy)
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    return certs_output.refused(text, remedy)

@@ -77,6 +77,10 @@ class Delivery:
     def members(self, cert: bytes, key: bytes, ca: bytes) -> dict[str, tuple[bytes, int]]:
         return {f"{self.name}.key": (key, 0o600), f"{self.name}.crt": (cert, 0o644), "ca.crt": (ca, 0o644)}
 
+    def secret(self) -> list[str]:
+        """What is to be removed once it has been carried away; never the directory, which may hold anything."""
+        return [self.out] if self.is_tar else [os.path.join(self.out, f"{self.name}.{end}") for end in ("key", "crt")]
+
     def check(self) -> None:
         """Raise InputError where something would be overwritten, before anything is made."""
         if self.name == "ca":
@@ -84,7 +88,7 @@ class Delivery:
         names = [""] if self.is_tar else [f"{self.name}.key", f"{self.name}.crt"]
         for path in (os.path.join(self.out, name).rstrip("/") for name in names):
             if os.path.lexists(path):
-                raise errors.InputError(f"{path} exists and is not overwritten", f"mv {path} {path}.old")
+                raise errors.InputError(f"{path} exists and is not overwritten", _aside(path))
         if os.path.lexists(self.out) and not self.is_tar and not os.path.isdir(self.out):
             raise errors.InputError(f"{self.out} is no directory", "name a directory, or a file that ends in .tar")
 
@@ -98,11 +102,13 @@ class Delivery:
         path = os.path.join(self.out, "ca.crt")
         found = contents(path)
         if found is not None and not set() < set(digests(found)) <= set(digests(ca)):
-            raise errors.InputError(
-                f"{path} is another CA certificate and is not overwritten", f"mv {path} {path}.old"
-            )
+            raise errors.InputError(f"{path} is another CA certificate and is not overwritten", _aside(path))
         for name, (data, mode) in members.items():
             replace(os.path.join(self.out, name), data, mode=mode)
+
+
+def _aside(path: str) -> str:
+    return f"mv {shlex.quote(path)} {shlex.quote(f'{path}.old')}"
 
 
 def _tar(name: str, members: dict[str, tuple[bytes, int]]) -> bytes:
@@ -119,8 +125,7 @@ def handed_over(one: reg.Issued, delivery: Delivery) -> None:
     """Say what is to be carried to the child device."""
     print(f"Issued for child device {one.name}, valid until {policy.utc(one.not_after)}.")
     print(f"  {delivery.out}: {one.name}.crt, {one.name}.key and ca.crt; the key exists nowhere else")
-    remove = "rm" if delivery.is_tar else "rm -r"
-    print(f"Bring them to the device in a safe way, then: {remove} {shlex.quote(delivery.out)}")
+    print(f"Bring them to the device in a safe way, then: rm {' '.join(map(shlex.quote, delivery.secret()))}")
     print(f"The daemon cannot renew it: tedge-agentd certs renew child {one.name} --out ..., about {_renewal(one)}")
 
 

@@ -206,6 +206,29 @@ def test_several_child_devices_fit_into_one_directory(certs: Run, realm: Path) -
     assert {path.name for path in (realm / "out").iterdir()} == {"c1.crt", "c1.key", "c2.crt", "c2.key", "ca.crt"}
 
 
+@pytest.mark.parametrize("place", ["out", "with space", "c1.tar"])
+def test_what_is_to_be_removed_after_the_delivery_is_what_was_delivered_and_no_more(
+    certs: Run, realm: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    certs("init")
+    (realm / "out").mkdir()
+    (realm / "out" / "mine").touch()
+    assert certs(f"issue child c1 --out '{realm}/{place}'") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "then: " in line]
+    words = shlex.split(line.partition("then: ")[2])
+    assert words[0] == "rm"
+    secret = [realm / place] if place.endswith(".tar") else [realm / place / "c1.key", realm / place / "c1.crt"]
+    assert [Path(word) for word in words[1:]] == secret
+    assert all(path.is_file() for path in secret)
+
+
+def test_a_delivery_to_nowhere_is_refused(certs: Run, context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+    certs("init")
+    assert certs("issue child c1 --out ''") == 1
+    assert "--out is empty" in capsys.readouterr().err
+    assert issued(context) == {}
+
+
 def test_a_child_device_is_renewed_by_name_and_into_a_new_place(
     certs: Run, context: Context, realm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,7 @@ def stale(
             continue
         if not unit.is_active or unit.job:
             continue  # stopped stays stopped; what is being started reads what lies on disk
-        for group in (AGENT, MQTT) if unit.name == AGENT_UNIT else (MQTT,):
+        for group in _read_by(unit):
             if known[group].read_by(unit, seen.now) != known[group].fingerprint:
                 result.append((unit, _REASONS[group]))
                 break
@@ -116,14 +116,14 @@ def failures(
     It is not started again and again by us: systemd does that, or has given up for a reason. A later change of its
     settings may take that reason away, and is one more attempt.
     """
-    since = dict(groups)[MQTT].since
     result = []
     for unit in seen.clients:
         if not unit.has_failed:
             continue
         # tedge-agent may fail in its ExecStartPre=, `tedge init`: then no process of it has started.
         last = max(unit.started_usec, unit.failed_usec)
-        changed = since is not None and since.boot_id == seen.now.boot_id and last > since.usec
+        since = _since(groups, unit, seen)
+        changed = since is not None and last > since.usec
         said = "; ".join(seen.last_lines.get(unit.name, ()))
         result.append(
             model.Finding(
@@ -140,17 +140,29 @@ def failures(
 
 def _young(groups: tuple[tuple[str, ledger.ClientInputs], ...], seen: observed.Observed) -> tuple[model.Finding, ...]:
     """systemd is content once a client's process exists; whether it stays with its new settings is seen later."""
-    since = dict(groups)[MQTT].since
     names = [
         unit.name
         for unit in seen.clients
         if unit.is_active
-        and since is not None
+        and (since := _since(groups, unit, seen)) is not None
         and ledger.started_after(unit, since, seen.now)
-        and since.boot_id == seen.now.boot_id
         and seen.now.usec - unit.started_usec < _YOUNG_USEC
     ]
     return (started(names),) if names else ()
+
+
+def _read_by(unit: model.UnitFacts) -> tuple[str, ...]:
+    return (AGENT, MQTT) if unit.name == AGENT_UNIT else (MQTT,)
+
+
+def _since(
+    groups: tuple[tuple[str, ledger.ClientInputs], ...], unit: model.UnitFacts, seen: observed.Observed
+) -> model.Stamp | None:
+    """When something that a client reads changed last, if that was in this boot."""
+    known = dict(groups)
+    stamps = [known[group].since for group in _read_by(unit)]
+    here = [stamp for stamp in stamps if stamp is not None and stamp.boot_id == seen.now.boot_id]
+    return max(here, key=lambda stamp: stamp.usec, default=None)
 
 
 def started(names: Iterable[str]) -> model.Finding:

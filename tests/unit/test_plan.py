@@ -509,6 +509,21 @@ def test_an_external_address_restarts_the_agent_alone() -> None:
     assert units == ["tedge-agent.service"]
 
 
+def test_an_agent_that_was_restarted_for_its_address_alone_is_looked_at_again_and_blamed_for_it() -> None:
+    agent = model.UnitFacts(name="tedge-agent.service", load_state="loaded", active_state="active", started_usec=10)
+    _, seen = converged(model.TedgeSettings(), clients=(agent,))
+    wish, seen = wish_of(model.TedgeSettings(http_bind_address=LAN), seen)
+    seen = replace(seen, now=replace(seen.now, usec=seen.now.usec + 50))
+    seen = replace(seen, ledger=replace(seen.ledger, clients=dict(make(wish, seen).clients)))
+    later = replace(seen.now, usec=seen.now.usec + 20)
+    young = replace(agent, started_usec=seen.now.usec + 10)
+    made = make(wish, replace(seen, now=later, clients=(young,)))
+    assert [(one.code, one.where) for one in made.findings if one.waits] == [("client-started", agent.name)]
+    failed = replace(young, active_state="failed")
+    made = make(wish, replace(seen, now=later, clients=(failed,)))
+    assert [one.severity for one in made.findings if one.code == "client-failed"] == [model.Severity.ERROR]
+
+
 @pytest.mark.parametrize(
     ("http", "units"),
     [(None, ["tedge-mapper-c8y.service"]), (LAN, ["tedge-mapper-c8y.service", "tedge-agent.service"])],

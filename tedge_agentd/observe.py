@@ -415,12 +415,15 @@ def _not_readable(path: str, user: str) -> model.Finding:
 
 
 def _refused(path: str, error: opened.Refused) -> model.Finding:
+    remedy = error.remedy or f"ls -l {path}"
+    if isinstance(error, opened.NotRegular | opened.TooLarge):
+        remedy = f"mv {path} {path}.wrong; then set the keys again, or put a copy of the file back"
     return model.Finding(
         code="tedge-toml-unreadable",
         severity=model.Severity.ERROR,
         where=path,
         message=f"it {error.reason}",
-        remedy=error.remedy or f"ls -l {path}",
+        remedy=remedy,
         blocks=model.Area.ALL,
     )
 

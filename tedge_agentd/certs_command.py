@@ -45,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _days(text: str) -> int:
-    days = int(text)
+    days = int(text) if text.isdecimal() else 0
     if days not in DAYS:
         raise argparse.ArgumentTypeError(f"must be from {DAYS[0]} to {DAYS[-1]}")
     return days

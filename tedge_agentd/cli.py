@@ -3,33 +3,78 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, settings
 
 if TYPE_CHECKING:
     from .world import World
 
-CONFIG_LOCK = "/run/lock/tedge-agentd-config.lock"
+# Not in /run/lock, where everybody may make a file of this name first, and hold it.
+CONFIG_LOCK = f"{settings.RUNTIME_DIR}/config.lock"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (contract 4)."""
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return command(arguments)
+        code = _run_command(words)
+        _flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as done:  # argparse's, after --help and where it does not understand
+        code = 1 if _is_output_lost() or done.code else 0
+    except OSError:
+        if not _is_output_lost():
+            raise
         return 1
+    return code
+
+
+def _run_command(words: Sequence[str]) -> int:
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return 1
+    arguments = parser.parse_args(words)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    # The others write, or read what is root's alone. It is better said before than half way.
+    if command not in {_status, _config_get, _config_list} and os.geteuid() != 0:
+        name = " ".join(words[: 2 if words[0] in {"config", "certs"} else 1])
+        return _fail(f"{name} has to be run as root", f"sudo tedge-agentd {shlex.join(words)}")
+    return command(arguments)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is, where it was closed
+        sys.stdout.flush()
+
+
+def _is_output_lost() -> bool:
+    """Whether nobody can read on: the reader has gone, which it knows, or the disk is full, which it is told."""
+    try:
+        _flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"tedge-agentd: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return True
+    return False
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exits with 1 where the command line is not understood: argparse's 2 says "changes due" or "pending" here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(1, f"{self.prog}: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="tedge-agentd",
         description="Keeps the MQTT listeners of a thin-edge.io gateway as its configuration asks.",
     )
@@ -85,9 +130,12 @@ def _add_certs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 1e6:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return value
 
 
@@ -109,8 +157,6 @@ def _run(_: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from . import preview  # noqa: PLC0415
 
-    if not _is_root("plan"):
-        return 1
     return preview.show(_world(), as_json=arguments.json, diff=arguments.diff)
 
 
@@ -118,8 +164,6 @@ def _apply(_: argparse.Namespace) -> int:
     from . import preview  # noqa: PLC0415
     from .host import journal  # noqa: PLC0415
 
-    if not _is_root("apply"):
-        return 1
     journal.configure("warning")
     return preview.apply_now(_world())
 
@@ -191,19 +235,10 @@ def _secure(arguments: argparse.Namespace) -> int:
     from . import secure  # noqa: PLC0415
     from .core import model  # noqa: PLC0415
 
-    if not _is_root(f"secure {arguments.level}"):
-        return 1
     return secure.secure(model.Level(arguments.level), _world(), secure.Rules(**_write_rules()))
 
 
 # Refusals ---------------------------------------------------------------------------------------------------
-
-
-def _is_root(command: str) -> bool:
-    if os.geteuid() == 0:
-        return True
-    _fail(f"{command} works with keys, so it has to be run as root", f"sudo tedge-agentd {command}")
-    return False
 
 
 def _fail(message: str, remedy: str) -> int:

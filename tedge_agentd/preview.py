@@ -4,20 +4,24 @@ import difflib
 import json
 import os
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from . import reconcile, renewal, status, status_command
-from .core import desired, model, tedge_toml
+from . import apply, reconcile, renewal, status, status_command
+from .core import conflicts, desired, model, tedge_toml
 from .host import files, opened
 from .world import World
 
 IN_SYNC, BLOCKED, CHANGES_DUE = 0, 1, 2
+_LOOKS = 5  # each a second; one is enough unless somebody else starts a client just then
 
 
 def show(world: World, *, as_json: bool, diff: bool) -> int:
     """Print what a pass would do now; return 0 in sync, 2 changes due, 1 blocked."""
     _prepare(world)
-    report = reconcile.Reconciler(world).preview()
+    report = _as_due(reconcile.Reconciler(world).preview())
     if as_json:
         print(json.dumps(_document(report, world), indent=1))
     else:
@@ -28,21 +32,38 @@ def show(world: World, *, as_json: bool, diff: bool) -> int:
 
 
 def apply_now(world: World) -> int:
-    """Run one pass; return 0 applied or in sync, 1 not."""
+    """Run one pass, and another look at the clients it has started; return 0 applied or in sync, 1 not."""
     _prepare(world)
+    reconciler = reconcile.Reconciler(world)
     try:
-        report = reconcile.Reconciler(world).run(ordered=True)
+        report = reconciler.run(ordered=True)
+        done = report.done
+        for _ in range(_LOOKS):
+            if {finding.code for finding in report.findings if finding.waits} != {"client-started"}:
+                break
+            time.sleep(report.retry_in or 1.0)
+            report = reconciler.run()
+            done += report.done
     except files.Locked as error:
         print(f"tedge-agentd: {error}; try again when it is done", file=sys.stderr)
         return 1
-    for done in report.done:
-        print(f"{done.operation.describe()}{f': {done.error}' if done.error else ''}")
+    for one in done:
+        print(f"{one.operation.describe()}{f': {one.error}' if one.error else ''}")
     print(_findings(report) + status.summary(report, world.epoch()))
     return 0 if report.outcome is reconcile.Outcome.IN_SYNC else 1
 
 
 def _prepare(world: World) -> None:
     os.makedirs(world.runtime_dir, mode=0o755, exist_ok=True)
+
+
+def _as_due(report: reconcile.Report) -> reconcile.Report:
+    """The report of a pass that has not been run: what it would do is not done, and not proved."""
+    if apply.touches_broker(report.plan):
+        report = replace(report, verified=False)
+    if report.outcome is reconcile.Outcome.IN_SYNC and report.plan.changes():
+        report = replace(report, outcome=reconcile.Outcome.PENDING)
+    return report
 
 
 def _code(report: reconcile.Report) -> int:
@@ -53,7 +74,7 @@ def _code(report: reconcile.Report) -> int:
 
 def _document(report: reconcile.Report, world: World) -> dict[str, Any]:
     document = _status(report, world)
-    for name in ("last_pass", "counters", "since", "pid"):
+    for name in ("last_pass", "counters", "since", "pid", "pid_began"):
         del document[name]
     document["operations"] = [operation.describe() for operation in report.plan.operations]
     document["diff"] = _diff(report)
@@ -109,5 +130,16 @@ def refusals(world: World, data: bytes) -> tuple[model.Finding, ...]:
     findings = list(parsed.findings)
     if parsed.settings is not None:
         accounts = world.accounts(system_settings(world))
-        findings += desired.derive(parsed.settings, accounts, tedge_dir=world.settings.tedge_dir).findings
+        wish = desired.derive(parsed.settings, accounts, tedge_dir=world.settings.tedge_dir)
+        findings += _between_its_keys(parsed.settings, wish)
     return tuple(finding for finding in findings if finding.blocks is not None)
+
+
+def _between_its_keys(asked: model.TedgeSettings, wish: desired.Desired) -> Iterator[model.Finding]:
+    """What the keys make of each other, with the one command that sets those which go together."""
+    for found in wish.findings:
+        together = found.code == "incomplete-tls"
+        yield replace(found, remedy=desired.together(asked.external)) if together else found
+    if wish.internal is not None and wish.external is not None and wish.external.interface is None:
+        external = model.Listener(port=wish.external.port, address=wish.external.address)
+        yield from conflicts.between(wish.internal, external)

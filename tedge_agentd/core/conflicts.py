@@ -1,5 +1,6 @@
 """What in the rest of a broker's configuration keeps the listener file from working, or is changed by it."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 from . import conf_findings, conf_lines, conf_places, listener, model
@@ -36,6 +37,19 @@ def find(
         *_order(new, path),
         *(() if replaced(conf, path, None).per_listener_settings else _changed(new, path)),
     )
+
+
+def between(internal: model.Listener, external: model.Listener) -> tuple[model.Finding, ...]:
+    """Return whether our own two listeners get in each other's way, whatever else there is on the machine.
+
+    Before anything is written, so the command that helps is one that comes before, or is the same.
+    """
+    path = "listeners"
+    file = model.ListenerFile(internal=internal, external=external)
+    new = replaced(BrokerConf(main=path), path, listener.render(file))
+    mine = tuple(zip(("internal", "external"), new.listeners, strict=False))
+    remedy = "before, or in the same command: tedge-agentd config set mqtt.external.bind.port=PORT"
+    return tuple(dataclasses.replace(found, remedy=remedy) for found in _between_ours(mine, {}))
 
 
 def clash(conf: BrokerConf, listener_file: str, interfaces: Mapping[str, model.Interface]) -> bool:

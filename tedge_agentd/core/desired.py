@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from . import model
 from .device_pairs import DevicePair
+from .shell import word
 
 CLIENT_KEYS = "mqtt.client.auth"
 EXTERNAL_KEYS = "mqtt.external"
@@ -129,20 +130,36 @@ def _incomplete_tls(asked: model.ExternalSettings) -> model.Finding | None:
     cert, key, ca = asked.cert_file, asked.key_file, asked.ca_path
     if (cert is None) == (key is None) and (ca is None or cert is not None):
         return None
-    missing = [f"{EXTERNAL_KEYS}.{name}" for name, value in (("cert_file", cert), ("key_file", key)) if value is None]
-    given = [
-        f"{EXTERNAL_KEYS}.{name}"
-        for name, value in (("cert_file", cert), ("key_file", key), ("ca_path", ca))
-        if value is not None
-    ]
+    missing, given = _halves(asked)
+    set_missing = (
+        f"tedge config set {missing[0]} PATH"
+        if len(missing) == 1
+        else f"tedge-agentd config set {' '.join(f'{key}=PATH' for key in missing)}"
+    )
     return model.Finding(
         code="incomplete-tls",
         severity=model.Severity.ERROR,
         where=missing[0],
         message=f"{' and '.join(given)} set, but {' and '.join(missing)} not: nothing is opened",
-        remedy=f"tedge config set {missing[0]} PATH, or tedge-agentd config unset {' '.join(given)}",
+        remedy=f"{set_missing}, or tedge-agentd config unset {' '.join(given)}",
         blocks=model.Area.BROKER,
     )
+
+
+def _halves(asked: model.ExternalSettings) -> tuple[list[str], list[str]]:
+    """The keys that TLS still needs, and those of it that are set."""
+    pair = (("cert_file", asked.cert_file), ("key_file", asked.key_file))
+    missing = [f"{EXTERNAL_KEYS}.{name}" for name, value in pair if value is None]
+    given = [f"{EXTERNAL_KEYS}.{name}" for name, value in (*pair, ("ca_path", asked.ca_path)) if value is not None]
+    return missing, given
+
+
+def together(asked: model.ExternalSettings) -> str:
+    """The command that sets what TLS needs in one write: before one is written, there is nothing to add a half to."""
+    missing, given = _halves(asked)
+    values = {f"{EXTERNAL_KEYS}.{name}": getattr(asked, name) for name in ("cert_file", "key_file", "ca_path")}
+    words = [word(f"{key}={values[key]}") for key in given] + [f"{key}=PATH" for key in missing]
+    return f"set them in one command: tedge-agentd config set {' '.join(words)}"
 
 
 def _insecure(external: External) -> model.Finding:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import tomli_w
 
 from . import tedge_toml
-from .config_keys import KEYS, Key, Path
+from .config_keys import KEYS, Key, Kind, Path
 from .model import Area, Finding, Severity
 from .toml_layout import Layout, Table, today
 from .toml_load import load, refused
@@ -75,10 +75,14 @@ def _wanted(changes: Mapping[str, str | None]) -> tuple[Wanted, list[str], list[
         try:
             value = None if text is None else _value(key, text)
         except WrongValueError as error:
-            refusals.append(_refused(name, text or "", str(error), f"tedge-agentd config unset {key.name}"))
+            refusals.append(_refused(name, text or "", str(error), _takes(key, text or "")))
             continue
         if key in wanted and wanted[key] != value:
-            refusals.append(_refused(name, text or "", f"{key.name} is given twice, with different values"))
+            refusals.append(
+                _refused(
+                    name, text or "", f"{key.name} is given twice, with different values", f"give {key.name} once"
+                )
+            )
         wanted[key] = value
         if resolved.note:
             notes.append(resolved.note)
@@ -181,7 +185,7 @@ def same(one: object, other: object) -> bool:
 # Refusals ---------------------------------------------------------------------------------------------------
 
 
-def _refused(name: str, text: str, cause: str, unset: str = "") -> Finding:
+def _refused(name: str, text: str, cause: str, remedy: str) -> Finding:
     """The words of `tedge config set`, so that what is known about them helps here, too."""
     message = (
         f"failed to set the configuration key: '{shown(name)}' with value: {shown(text)}.\n\n"
@@ -192,9 +196,15 @@ def _refused(name: str, text: str, cause: str, unset: str = "") -> Finding:
         severity=Severity.ERROR,
         where=shown(name),
         message=message,
-        remedy="" if text else unset,
+        remedy=remedy,
         blocks=Area.ALL,
     )
+
+
+def _takes(key: Key, text: str) -> str:
+    kind = Kind.PORT if key.kind is Kind.PORT_OR_ZERO else key.kind
+    unset = "" if text else f"; to unset it: tedge-agentd config unset {key.name}"
+    return f"{key.name} takes {kind.value.replace(' in quotes', '')}{unset}"
 
 
 def _unknown(name: str) -> Finding:

@@ -43,10 +43,10 @@ def _sets(**keys: object) -> Callable[[gateway.Gateway, pki.Authority], None]:
 
     def change(gw: gateway.Gateway, _: pki.Authority) -> None:
         names = {f"mqtt.{name.replace('__', '.')}": value for name, value in keys.items()}
-        if unset := [name for name, value in names.items() if value is None]:
-            gw.run(["tedge-agentd", "config", "unset", *unset])
         if assigned := [f"{name}={value}" for name, value in names.items() if value is not None]:
             gw.run(["tedge-agentd", "config", "set", *assigned])
+        if unset := [name for name, value in names.items() if value is None]:  # without TLS, 1883 would be taken
+            gw.run(["tedge-agentd", "config", "unset", *unset])
 
     return change
 

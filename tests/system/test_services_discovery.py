@@ -63,20 +63,6 @@ def test_every_running_client_follows_a_change_once_and_nobody_else(crowded: gat
     assert status["counters"]["client_restarts"] == len(changed)
 
 
-def test_changes_that_come_quickly_do_not_run_a_client_into_systemds_start_limit(gw: gateway.Gateway) -> None:
-    """Five starts in ten seconds are what systemd allows unless told otherwise; a client that hits it stays down."""
-    limit = "[Unit]\nStartLimitIntervalSec=10min\nStartLimitBurst=3\n"
-    for name in standins.DEFAULT_SERVICES:
-        gw.write(f"/etc/systemd/system/{name}.service.d/limit.conf", limit)
-    gw.run("systemctl daemon-reload")
-    for number in range(5):
-        gw.run(["tedge-agentd", "config", "set", f"mqtt.client.auth.username=user{number}"])
-        status = scenes.settled(gw)
-    assert status["counters"]["client_restarts"] == 5 * len(standins.DEFAULT_SERVICES)
-    assert all(gw.active(name) for name in standins.DEFAULT_SERVICES)
-    assert "client-failed" not in scenes.codes(status)
-
-
 def test_a_plugin_of_the_community_follows_by_setting(crowded: gateway.Gateway) -> None:
     gw = crowded
     gw.write("/etc/tedge-agentd/config.toml", 'extra_client_units = ["tedge-container-plugin.service"]\n')

@@ -241,11 +241,12 @@ def test_a_refused_set_writes_nothing(gateway: Gateway, capsys: Out, arguments: 
     assert gateway.names() == ["tedge.toml"]
 
 
-def test_the_words_of_a_refusal_are_those_of_tedge(gateway: Gateway, capsys: Out) -> None:
+def test_the_words_of_a_refusal_are_those_of_tedge_and_what_the_key_takes(gateway: Gateway, capsys: Out) -> None:
     assert gateway.set("mqtt.external.bind.port", "99999") == 1
     assert capsys.readouterr().err == (
         "Error: failed to set the configuration key: 'mqtt.external.bind.port' with value: 99999.\n\n"
         "Caused by:\n    0: Failed to parse input\n    1: number too large to fit in target type\n"
+        "  mqtt.external.bind.port takes a port number from 1 to 65535\n"
     )
     assert gateway.names() == []
 

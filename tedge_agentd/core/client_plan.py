@@ -57,7 +57,7 @@ def stale(
     known = dict(groups)
     result = []
     for unit in seen.clients:
-        if any(_may_revive(unit, known[group].since, seen) for group in (MQTT, TOML)):
+        if _may_revive(unit, groups, seen):
             result.append((unit, "it had failed, and its settings have changed since"))
             continue
         if not unit.is_active or unit.job:
@@ -70,11 +70,15 @@ def stale(
     return tuple(sorted(result, key=lambda entry: (entry[0].name == AGENT_UNIT, entry[0].name)))
 
 
-def _may_revive(unit: model.UnitFacts, since: model.Stamp | None, seen: observed.Observed) -> bool:
+def _may_revive(
+    unit: model.UnitFacts, groups: tuple[tuple[str, ledger.ClientInputs], ...], seen: observed.Observed
+) -> bool:
     """Once a change: the next failure is later than the change. What an operator has disabled stays down."""
-    known = since is not None and since.boot_id == seen.now.boot_id
-    failed = unit.active_state == "failed" and unit.is_enabled and not unit.job
-    return failed and known and since is not None and unit.failed_usec < since.usec
+    if unit.active_state != "failed" or not unit.is_enabled or unit.job:
+        return False
+    stamps = [read.since for group, read in groups if group in (MQTT, TOML)]
+    here = [stamp for stamp in stamps if stamp is not None and stamp.boot_id == seen.now.boot_id]
+    return any(unit.failed_usec < stamp.usec for stamp in here)
 
 
 def operations_for(
@@ -123,7 +127,7 @@ def failures(
         # tedge-agent may fail in its ExecStartPre=, `tedge init`: then no process of it has started.
         last = max(unit.started_usec, unit.failed_usec)
         since = _since(groups, unit, seen)
-        changed = since is not None and last > since.usec
+        changed = since is not None and last > since.usec and not _may_revive(unit, groups, seen)
         said = "; ".join(seen.last_lines.get(unit.name, ()))
         result.append(
             model.Finding(

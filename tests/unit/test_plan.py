@@ -486,6 +486,24 @@ def test_a_client_that_failed_while_tedge_toml_was_garbled_is_tried_once_it_is_n
     assert [op.unit for op in made.operations if isinstance(op, operations.RestartClient)] == [client.name]
 
 
+def test_a_client_that_is_tried_again_is_not_blamed_for_what_it_failed_of_before() -> None:
+    client = model.UnitFacts(
+        name="tedge-mapper-c8y.service",
+        load_state="loaded",
+        active_state="failed",
+        is_enabled=True,
+        failed_usec=50,
+    )
+    wish, seen = converged(model.TedgeSettings(), clients=(client,))
+    garbled = plan.plan(None, replace(seen, garbled=True), staging_dir=STAGING, broker_unit=BROKER)
+    known = {**seen.ledger.clients, **dict(garbled.clients)}
+    known["mqtt"] = replace(known["mqtt"], since=replace(seen.now, usec=20))  # which it had read when it failed
+    made = make(wish, replace(seen, ledger=replace(seen.ledger, clients=known)))
+    assert [op.unit for op in made.operations if isinstance(op, operations.RestartClient)] == [client.name]
+    (found,) = [finding for finding in made.findings if finding.code == "client-failed"]
+    assert found.severity is model.Severity.WARNING
+
+
 def test_a_client_that_had_failed_stays_so_as_long_as_nothing_changes() -> None:
     client = model.UnitFacts(
         name="tedge-mapper-c8y.service",

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import FrameType
 
-from . import __version__, apply, cloud, metrics_file, reconcile, renewal, status, status_command, watched
+from . import __version__, apply, cloud, metrics_file, reconcile, renewal, status, watched
 from .core import errors, model, settle, wall_clock
-from .host import bus, files, journal, notify, sandbox, watch
+from .host import bus, files, journal, notify, processes, sandbox, watch
 from .world import World
 
 SANDBOX_STALE = 75  # the unit restarts on it, to get a mount namespace that knows the new directories
@@ -37,9 +37,7 @@ class Daemon:
         self._renewal = renewal.Renewal(world.state.directory, journal.certificate_renewed, progress=self._progress)
         world.progress = self._progress
         world.systemd.stopping = lambda: self._stop
-        self._context = status.Context(
-            pid=os.getpid(), pid_began=status_command.began(os.getpid()), since=world.epoch()
-        )
+        self._context = status.Context(pid=os.getpid(), pid_began=processes.began(os.getpid()), since=world.epoch())
         self._report: reconcile.Report | None = None
         self._next_look = 0.0  # monotonic seconds; the first pass is due at once
         self._next_take = 0.0

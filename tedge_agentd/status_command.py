@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from .host import processes
+
 VERSION = 1  # of status.json
 CODES = {"in-sync": 0, "blocked": 1, "degraded": 1, "pending": 2}  # exit statuses by state
 NOT_RUNNING = 3
@@ -45,22 +47,9 @@ def view(runtime_dir: str, *, wait: float | None) -> tuple[dict[str, Any] | None
 def _running(path: str) -> dict[str, Any] | None:
     """The document of a daemon that is alive."""
     data = read(path)
-    if data is None or began(data["pid"]) != data.get("pid_began"):
+    if data is None or processes.began(data["pid"]) != data.get("pid_began"):
         return None
     return data
-
-
-def began(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot; None where there is none of this id.
-
-    Ids are used again, and soon where there are 32768 of them: a stranger must neither count as the daemon nor get
-    its SIGHUP.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def _ask(pid: int) -> bool:

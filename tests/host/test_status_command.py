@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tedge_agentd import status_command
+from tedge_agentd.host import processes
 
 
 @pytest.mark.parametrize("is_it", [True, False])
@@ -14,7 +15,7 @@ def test_a_stranger_with_the_daemons_process_id_is_neither_believed_nor_signalle
     tmp_path: Path, is_it: bool
 ) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
-        began = status_command.began(process.pid)
+        began = processes.began(process.pid)
         assert began is not None
         document = {
             "version": status_command.VERSION,

@@ -9,8 +9,9 @@ import io
 import ipaddress
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from . import certs, certs_output, config_command, settings, status_command
 from .core import desired, errors, model, shell, tedge_toml
@@ -21,6 +22,7 @@ from .world import World
 
 WAIT_S = 20.0
 DEFAULT_HOST = "127.0.0.1"  # of mqtt.client.host
+_LOOPBACK = frozenset({DEFAULT_HOST, "::1"})
 EXTERNAL, AUTH = "mqtt.external", "mqtt.client.auth"
 Changes = dict[str, str | None]
 
@@ -174,9 +176,11 @@ def _report(level: model.Level, before: model.TedgeSettings, world: World, conte
     if code == 0:
         settings_now = tedge_toml.parse(_read(world.settings.tedge_toml), world.settings.tedge_toml).settings
         if settings_now is not None:
-            issuer = next((str(one["issuer"]) for one in data["certificates"] if one["role"] == "server"), "")
+            served = next(
+                (one for one in data["certificates"] if one["role"] == "server"), {"issuer": "", "sans": []}
+            )
             print(_opened(level, before.external, settings_now.external))
-            print(_how_to_connect(level, settings_now, context, issuer), end="")
+            print(_how_to_connect(level, settings_now, context, served), end="")
     return code
 
 
@@ -197,18 +201,29 @@ def _opened(level: model.Level, before: model.ExternalSettings, now: model.Exter
             return f"Only who has a certificate that {now.ca_path} vouches for gets in at {where}."
 
 
-def _how_to_connect(level: model.Level, now: model.TedgeSettings, context: certs.Context, issuer: str) -> str:
-    """Lines that work when pasted here; a child device uses the gateway's name or address instead."""
+def _for_devices(external: model.ExternalSettings, context: certs.Context, sans: Collection[str]) -> str:
+    """Where a child device finds the listener: an address of this machine that the certificate, if any, names."""
+    host = _reached_at(external)
+    if host is None or host in _LOOPBACK:
+        named = [one for one in context.addresses if not sans or f"IP:{one}" in sans]
+        host = next((one for one in named if one not in _LOOPBACK), host)
+    return host or (*context.addresses, *context.names)[0]
+
+
+def _how_to_connect(
+    level: model.Level, now: model.TedgeSettings, context: certs.Context, served: Mapping[str, Any]
+) -> str:
+    """Lines that work when pasted, on a child device as well as here."""
     external = now.external
     if not external.any_set():
         return ""
-    host = _reached_at(external) or (*context.addresses, *context.names)[0]
+    host = _for_devices(external, context, served["sans"])
     topic = "-t te/device/sensor1///m/ -m '{\"temperature\": 21}'"
     if level is model.Level.NONE:
         return f"  mosquitto_pub -h {host} -p {external.port or desired.PLAIN_PORT} {topic}\n"
     own_pair = external.cert_file == context.server_pair[0]
     trusted = now.client.ca_file or (context.bundle if own_pair else None)
-    needs = shell.word(trusted) if trusted else f"the certificate of {issuer}"
+    needs = shell.word(trusted) if trusted else f"the certificate of {served['issuer']}"
     line = f"mosquitto_pub -h {host} -p {external.port} --cafile"
     if level is model.Level.SERVER:
         return f"A child device needs {needs}, and then:\n  {line} {shell.word(trusted or 'FILE')} {topic}\n"

@@ -137,8 +137,10 @@ def _put_back(pair: ledger.Staged, copy: str) -> str:
     remark = "  # what is served meanwhile; or put the right ones there"
     if posixpath.normpath(pair.cert_path) == posixpath.normpath(pair.key_path):
         return f"install -m 600 {copy} {key}{remark}"
-    certificates = f"sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' {copy} >{cert}"
-    return f"openssl pkey -in {copy} -out {key} && {certificates}{remark}"
+    # install(1) replaces what has the name: what user tedge made of it is not written through.
+    keys = f"openssl pkey -in {copy} | install -m 600 /dev/stdin {key}"
+    certificates = f"sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' {copy} | install -m 644 /dev/stdin {cert}"
+    return f"{keys} && {certificates}{remark}"
 
 
 def _copied_pair(wish: desired.Desired | None, seen: observed.Observed) -> ledger.Staged | None:

@@ -64,6 +64,7 @@ def test_the_levels_go_up_and_down_and_say_what_they_open(gw: gateway.Gateway, t
     said = secure(gw, "server")
     assert "Everybody who reaches port 8883 on all addresses may read and publish everything, encrypted." in said
     pasted(gw, said)
+    assert f"mosquitto_pub -h {scenes.LAN} " in said, "where a child device finds it, too"
     ca = clients.Credentials(ca=host_copy(gw, BUNDLE, tmp_path))
     assert clients.connect(gw, 8883, ca).accepted
     said = secure(gw, "mutual")

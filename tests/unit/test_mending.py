@@ -142,8 +142,8 @@ def restored(found: model.Finding, asked: desired.Desired, seen: observed.Observ
 def test_a_spoiled_pair_comes_back_from_what_is_served() -> None:
     command = restored(finding("key-invalid", "mqtt.external.key_file"), wish(), machine(SITE)).partition("  #")[0]
     assert command == (
-        f"openssl pkey -in {STAGING}/server.pem -out {SITE[1]} &&"
-        f" sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' {STAGING}/server.pem >{SITE[0]}"
+        f"openssl pkey -in {STAGING}/server.pem | install -m 600 /dev/stdin {SITE[1]} &&"
+        f" sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' {STAGING}/server.pem | install -m 644 /dev/stdin {SITE[0]}"
     )
     both = (SITE[0], SITE[0])
     assert restored(finding("source-missing"), wish(both), machine(both)).startswith(

@@ -1,7 +1,6 @@
 """The command line of `tedge-agentd certs`. Light: the daemon and `status` parse their command lines here too."""
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def _days(text: str) -> int:
 
 def run(args: argparse.Namespace, context: "certs.Context | None" = None) -> int:
     """Do what the command line asks; return the exit status: 0, or 1 when it was refused."""
+    import dataclasses  # noqa: PLC0415  # `status` builds this parser, too, and is called often
+
     from . import certs  # noqa: PLC0415  # 30 ms that only these commands need
 
     context = context or certs.this_machine()

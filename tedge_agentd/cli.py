@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__, settings
+from . import RUNTIME_DIR, __version__
 
 if TYPE_CHECKING:
     from .world import World
 
 # Not in /run/lock, where everybody may make a file of this name first, and hold it.
-CONFIG_LOCK = f"{settings.RUNTIME_DIR}/config.lock"
+CONFIG_LOCK = f"{RUNTIME_DIR}/config.lock"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,7 +171,7 @@ def _apply(_: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from . import status_command  # noqa: PLC0415
 
-    data, timed_out = status_command.view(settings.RUNTIME_DIR, wait=arguments.wait)
+    data, timed_out = status_command.view(RUNTIME_DIR, wait=arguments.wait)
     if data is None:
         print("tedge-agentd is not running; systemctl start tedge-agentd", file=sys.stderr)
         return status_command.NOT_RUNNING

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import certs, certs_output, config_command, settings, status_command
+from . import RUNTIME_DIR, certs, certs_output, config_command, status_command
 from .core import desired, errors, model, shell, tedge_toml
 from .core.pki_register import Role
 from .host import files, opened
@@ -166,7 +166,7 @@ def _current(now: model.TedgeSettings, key: str) -> str | None:
 
 
 def _report(level: model.Level, before: model.TedgeSettings, world: World, context: certs.Context) -> int:
-    data, timed_out = status_command.view(settings.RUNTIME_DIR, wait=WAIT_S)
+    data, timed_out = status_command.view(RUNTIME_DIR, wait=WAIT_S)
     if data is None:
         print("tedge-agentd is not running: the settings take effect when it starts", file=sys.stderr)
         print("  try: systemctl start tedge-agentd", file=sys.stderr)

@@ -13,7 +13,6 @@ from .core import model
 
 PATH = "/etc/tedge-agentd/config.toml"
 STATE_DIR = "/var/lib/tedge-agentd"
-RUNTIME_DIR = "/run/tedge-agentd"
 
 # Never restarted, whatever the patterns match (facts/thin-edge.md 5): ourselves, HSM signing, a renewal under way,
 # an operator's remote session.

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from . import RUNTIME_DIR
 from . import settings as options
 from .core import desired, errors, model
 from .host import certificates, files, opened, package_lock, services, staged, state, users, walk
@@ -33,7 +34,7 @@ class World:
     confinement: Confinement = field(default_factory=Confinement)
     last_lines: LastLines = field(default_factory=LastLines)
     environments: Environments = field(init=False)
-    runtime_dir: str = options.RUNTIME_DIR
+    runtime_dir: str = RUNTIME_DIR
     settings_path: str = options.PATH
     package_lock: str = package_lock.LOCK
     stamp: Callable[[], model.Stamp] = now

@@ -6,7 +6,7 @@ REPORTS := build/reports
 TOOLS := packaging/install-tools
 PYTEST := $(PYTHON) -m pytest
 # Gateways booted at a time by the system tests; they wait more than they compute.
-GATEWAYS ?= 2
+GATEWAYS ?= 3
 
 .DEFAULT_GOAL := help
 

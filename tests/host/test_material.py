@@ -186,6 +186,26 @@ def test_a_ca_directory_of_the_clients_counts_file_by_file(bench: Bench) -> None
     assert bench.findings() == {}
 
 
+def test_a_ca_directory_of_the_brokers_is_made_anew_for_what_changed_in_it(bench: Bench) -> None:
+    bench.level(bench.ca.server())
+    (bench.top / "clients").mkdir()
+    bench.put("clients/one.pem", bench.ca.pem)
+    external = dataclasses.replace(bench.settings.external, ca_path=str(bench.top / "clients"))
+    bench.settings = dataclasses.replace(bench.settings, external=external)
+    first = bench.read().client_cas
+    assert first is not None
+    assert len(first.certificates or ()) == 1
+    assert bench.read().client_cas is first, "nothing changed, so nothing is parsed"
+    bench.put("clients/two.pem", pki.authority("second").pem)
+    second = bench.read().client_cas
+    assert second is not None
+    assert len(second.certificates or ()) == 2
+    os.unlink(bench.top / "clients/one.pem")
+    third = bench.read().client_cas
+    assert third is not None
+    assert set(third.certificates or ()) == set(second.certificates or ()) - set(first.certificates or ())
+
+
 def test_the_public_cas_are_somebody_elses_business(bench: Bench) -> None:
     bench.level(bench.ca.server())
     bench.settings = dataclasses.replace(

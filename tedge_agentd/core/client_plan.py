@@ -162,9 +162,9 @@ def _read_by(unit: model.UnitFacts) -> tuple[str, ...]:
 def _since(
     groups: tuple[tuple[str, ledger.ClientInputs], ...], unit: model.UnitFacts, seen: observed.Observed
 ) -> model.Stamp | None:
-    """When something that a client reads changed last, if that was in this boot."""
+    """When something that a client reads changed last, or could be read again, if that was in this boot."""
     known = dict(groups)
-    stamps = [known[group].since for group in _read_by(unit)]
+    stamps = [known[group].since for group in (*_read_by(unit), TOML)]
     here = [stamp for stamp in stamps if stamp is not None and stamp.boot_id == seen.now.boot_id]
     return max(here, key=lambda stamp: stamp.usec, default=None)
 

@@ -183,7 +183,7 @@ def test_killed_at_every_change_of_a_file(lab: Lab) -> None:
             lab.check_whole()
             lab.converge()
             already = damage.add(probe, already)
-    damage.note(lab.gw, "SIGKILL at the Nth change of a file, for every N")
+    damage.note(lab.gw, f"SIGKILL at the Nth change of a file, N in steps of {EVERY}")
     assert lab.strays() == []
 
 

@@ -24,7 +24,7 @@ KEPT = (TOML, CERT, KEY, CA, SYSTEM, OPTIONS)
 AT = rf"{TOML}:\d+:\d+"
 RECOVERS_S = 12.0  # 0.3 s on an idle machine; what no event tells is looked at again after 15 s only
 # What is served meanwhile, put back to where it came from.
-SERVED = f"openssl pkey -in {STAGED} -out {KEY} && sed .* >{CERT}"
+SERVED = rf"openssl pkey -in {STAGED} \| install -m 600 /dev/stdin {KEY} && sed .* \| install .* {CERT}"
 Break = Callable[[gateway.Gateway, pki.Authority], None]
 
 

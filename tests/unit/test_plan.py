@@ -486,6 +486,33 @@ def test_a_client_that_failed_while_tedge_toml_was_garbled_is_tried_once_it_is_n
     assert [op.unit for op in made.operations if isinstance(op, operations.RestartClient)] == [client.name]
 
 
+def test_a_client_that_failed_while_tedge_toml_was_garbled_did_not_fail_with_what_is_there_again() -> None:
+    """systemd waits five seconds between its attempts: until the next one it is still as it was left."""
+    client = model.UnitFacts(
+        name="tedge-mapper-c8y.service",
+        load_state="loaded",
+        active_state="activating",
+        sub_state="auto-restart",
+    )
+    _, seen = converged(model.TedgeSettings(), clients=(client,))
+    begun = seen.now.usec
+    wish, seen = wish_of(model.TedgeSettings(client=model.ClientSettings(host="10.0.0.1")), seen)
+
+    def at(usec: int, **facts: Any) -> observed.Observed:
+        return replace(seen, now=replace(seen.now, usec=begun + usec), **facts)
+
+    def after(made: operations.Plan) -> ledger.Ledger:
+        return replace(seen.ledger, clients={**seen.ledger.clients, **dict(made.clients)})
+
+    seen = replace(seen, ledger=after(make(wish, at(1))))
+    garbled = plan.plan(None, at(2, garbled=True), staging_dir=STAGING, broker_unit=BROKER)
+    seen = replace(seen, ledger=after(garbled))
+    made = make(wish, at(4, clients=(replace(client, started_usec=begun + 3),)))
+    (finding,) = [found for found in made.findings if found.code == "client-failed"]
+    assert finding.severity is model.Severity.WARNING
+    assert not any(isinstance(op, operations.RestartClient) for op in made.operations), "systemd is about to"
+
+
 def test_a_client_that_is_tried_again_is_not_blamed_for_what_it_failed_of_before() -> None:
     client = model.UnitFacts(
         name="tedge-mapper-c8y.service",

@@ -76,9 +76,8 @@ def _may_revive(
     """Once a change: the next failure is later than the change. What an operator has disabled stays down."""
     if unit.active_state != "failed" or not unit.is_enabled or unit.job:
         return False
-    stamps = [read.since for group, read in groups if group in (MQTT, TOML)]
-    here = [stamp for stamp in stamps if stamp is not None and stamp.boot_id == seen.now.boot_id]
-    return any(unit.failed_usec < stamp.usec for stamp in here)
+    since = _since(groups, unit, seen)
+    return since is not None and unit.failed_usec < since.usec
 
 
 def operations_for(

@@ -134,8 +134,11 @@ def set_up(gw: gateway.Gateway, ca: pki.Authority) -> pki.Pair:
     gw.write("/root/attacker.py", ATTACKER.read_bytes())
     gw.sh("install -m 0755 /root/attacker.py /usr/local/bin/attacker")
     gw.write("/root/operator.py", OPERATOR.replace("{certs}", CERTS))
-    # A service that starts while its tedge.toml is a FIFO hangs; it is not waited for long here.
-    gw.write("/etc/tedge-agentd/config.toml", "job_timeout = 2\n")
+    # thin-edge's `tedge init` is root, too, and changes owners by path: it would give foreign files away by itself,
+    # and did so with the daemon stopped. Whatever changes here is to be the daemon's doing.
+    for name in standins.DEFAULT_SERVICES:
+        gw.write(f"/etc/systemd/system/{name}.service.d/no-init.conf", "[Service]\nExecStartPre=\n")
+    gw.run("systemctl daemon-reload")
     standins.write_toml(gw, good())
     return pair
 

@@ -449,6 +449,12 @@ def test_changed_client_settings_restart_running_clients_agent_last() -> None:
     assert units == ["tedge-mapper-c8y.service", "tedge-agent.service"]
 
 
+def failed_client(**facts: Any) -> model.UnitFacts:
+    """An enabled client that failed a while ago."""
+    known = {"name": "tedge-mapper-c8y.service", "load_state": "loaded", "active_state": "failed"}
+    return model.UnitFacts(**{**known, "is_enabled": True, "failed_usec": 50, **facts})
+
+
 @pytest.mark.parametrize(
     ("facts", "is_tried"),
     [
@@ -460,9 +466,7 @@ def test_changed_client_settings_restart_running_clients_agent_last() -> None:
     ],
 )
 def test_a_client_that_had_failed_is_tried_once_with_new_settings(facts: dict[str, Any], is_tried: bool) -> None:
-    client = model.UnitFacts(
-        **{"name": "tedge-mapper-c8y.service", "load_state": "loaded", "active_state": "failed", **facts}
-    )
+    client = failed_client(**facts)
     _, seen = converged(model.TedgeSettings(), clients=(client,))
     changed = model.TedgeSettings(client=model.ClientSettings(host="10.0.0.1"))
     wish, seen = wish_of(changed, seen)
@@ -471,14 +475,16 @@ def test_a_client_that_had_failed_is_tried_once_with_new_settings(facts: dict[st
     assert all(op.has_failed for op in made)
 
 
+def test_an_agent_that_had_failed_is_tried_once_with_another_address_of_its_http_server() -> None:
+    agent, mapper = failed_client(name="tedge-agent.service"), failed_client()
+    _, seen = converged(model.TedgeSettings(), clients=(agent, mapper))
+    wish, seen = wish_of(model.TedgeSettings(external=model.ExternalSettings(address=LAN)), seen)
+    made = [op for op in make(wish, seen).operations if isinstance(op, operations.RestartClient)]
+    assert [op.unit for op in made] == ["tedge-agent.service"], "the mapper does not read it"
+
+
 def test_a_client_that_failed_while_tedge_toml_was_garbled_is_tried_once_it_is_not() -> None:
-    client = model.UnitFacts(
-        name="tedge-mapper-c8y.service",
-        load_state="loaded",
-        active_state="failed",
-        is_enabled=True,
-        failed_usec=50,
-    )
+    client = failed_client()
     wish, seen = converged(model.TedgeSettings(), clients=(client,))
     garbled = plan.plan(None, replace(seen, garbled=True), staging_dir=STAGING, broker_unit=BROKER)
     remembered = replace(seen.ledger, clients={**seen.ledger.clients, **dict(garbled.clients)})
@@ -514,13 +520,7 @@ def test_a_client_that_failed_while_tedge_toml_was_garbled_did_not_fail_with_wha
 
 
 def test_a_client_that_is_tried_again_is_not_blamed_for_what_it_failed_of_before() -> None:
-    client = model.UnitFacts(
-        name="tedge-mapper-c8y.service",
-        load_state="loaded",
-        active_state="failed",
-        is_enabled=True,
-        failed_usec=50,
-    )
+    client = failed_client()
     wish, seen = converged(model.TedgeSettings(), clients=(client,))
     garbled = plan.plan(None, replace(seen, garbled=True), staging_dir=STAGING, broker_unit=BROKER)
     known = {**seen.ledger.clients, **dict(garbled.clients)}
@@ -532,13 +532,7 @@ def test_a_client_that_is_tried_again_is_not_blamed_for_what_it_failed_of_before
 
 
 def test_a_client_that_had_failed_stays_so_as_long_as_nothing_changes() -> None:
-    client = model.UnitFacts(
-        name="tedge-mapper-c8y.service",
-        load_state="loaded",
-        active_state="failed",
-        is_enabled=True,
-        failed_usec=50,
-    )
+    client = failed_client()
     wish, seen = converged(model.TedgeSettings(), clients=(client,))
     assert operations.RestartClient not in acts_of(wish, seen)
 

@@ -231,28 +231,19 @@ def _rules(
     broker_files += [(one.path, one.key, one.kind) for one in bridged]
     # A file with certificate and key is a key: as a certificate it would be published.
     keys = {_same(path) for path, _, what in (*client_files, *broker_files) if path and what is kind.KEY}
-    rules: dict[str, model.FileRule] = {}
     in_place = {_same(one.path) for one in bridged}
-    for path, key, what in client_files:
-        if not path or (what is kind.CERTIFICATE and _same(path) in keys):
-            continue
-        rule = (
-            _common_rule(path, key, what, accounts)
-            if _same(path) in in_place
-            else _client_rule(path, key, what, accounts)
-        )
-        rules.setdefault(_same(path), rule)
     # The mappers read the device pairs as the client user, and `tedge connect` gives them to that user.
     shared = {_same(one.path) for one in devices if one not in bridged}
-    for path, key, what in broker_files:
-        if not path or (what is kind.CERTIFICATE and _same(path) in keys):
-            continue
-        rule = (
-            _client_rule(path, key, what, accounts)
-            if _same(path) in shared
-            else _broker_rule(path, key, what, accounts)
-        )
-        rules.setdefault(_same(path), rule)
+    rules: dict[str, model.FileRule] = {}
+    for files, others, for_both, for_one in (
+        (client_files, in_place, _common_rule, _client_rule),
+        (broker_files, shared, _client_rule, _broker_rule),
+    ):
+        for path, key, what in files:
+            if not path or (what is kind.CERTIFICATE and _same(path) in keys):
+                continue
+            make = for_both if _same(path) in others else for_one
+            rules.setdefault(_same(path), make(path, key, what, accounts))
     for path, key, readers in (
         (settings.external.ca_path, f"{EXTERNAL_KEYS}.ca_path", (accounts.broker_user,)),
         (client.ca_file, f"{auth}.ca_file", (accounts.client_user,)),

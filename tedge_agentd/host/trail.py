@@ -103,9 +103,12 @@ class Trail:
         if len(self._held) > 1:
             self._held.pop()
 
-    def restart(self) -> None:
-        """Go back to "/", for an absolute symlink."""
-        del self._held[1:]
+    def follow(self, symlink: Entry) -> list[str]:
+        """Return the names of a symlink's target, last one first; an absolute one begins at "/" again."""
+        text = symlink.link()
+        if text.startswith("/"):
+            del self._held[1:]
+        return [name for name in reversed(text.split("/")) if name not in ("", ".")]
 
     def finish(self, entry: Entry | None = None) -> Opened:
         """End here, or at a name looked up here, and hand its descriptor on."""

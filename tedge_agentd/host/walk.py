@@ -197,10 +197,7 @@ def _walk_trusted(trail: Trail, parts: Sequence[str]) -> None:
         if hops > TRUSTED_HOPS or entry.status.st_uid != 0 or not trail.is_roots_alone:
             reason = f"{entry.path} is a symlink that others than root could have made"
             raise Symlinked(trail.asked, reason, f"namei -l {word(trail.asked)}")
-        text = entry.link()
-        if text.startswith("/"):
-            trail.restart()
-        todo.extend(reversed([part for part in text.split("/") if part not in ("", ".")]))
+        todo += trail.follow(entry)
 
 
 # Anywhere else ----------------------------------------------------------------------------------------------
@@ -232,10 +229,7 @@ def open_outside(path: str, reader: Account) -> Opened:
                 hops += 1
                 if hops > OUTSIDE_HOPS:
                     raise Symlinked(path, "goes through too many symlinks", f"namei -l {word(path)}")
-                text = entry.link()
-                if text.startswith("/"):
-                    trail.restart()
-                todo.extend(reversed([part for part in text.split("/") if part not in ("", ".")]))
+                todo += trail.follow(entry)
         if todo and last is not None:
             raise Missing(path, f"does not exist: {last.path} is {kind_name(last.status.st_mode)}")
         opened = trail.finish(last)

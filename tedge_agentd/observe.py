@@ -223,7 +223,8 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
     account = world.people.account(world.settings.broker_user)
     client = world.people.account(inputs.system.user)
     found = world.material.read(wish, world.roots(), account, client, world.epoch())
-    net = _network(wish)
+    broker_uids = frozenset({account.uid} if account is not None else ())
+    net = _network(wish, world.listening.look(broker, broker_uids, _ports(wish)))
     return observed.Observed(
         now=world.stamp(),
         broker_installed=inputs.conf is not None and account is not None,
@@ -242,7 +243,7 @@ def look(world: World, inputs: Inputs, known: ledger.Ledger) -> observed.Observe
         certificates=found.in_use,
         staged=world.staged.digests() if inputs.conf is not None else {},
         network=net,
-        broker_uids=frozenset({account.uid} if account is not None else ()),
+        broker_uids=broker_uids,
         client_contents=_client_contents(world, inputs),
         garbled=inputs.garbled,
         ledger=known,
@@ -339,9 +340,14 @@ def _listener_data(world: World, path: str | None) -> bytes | None:
         return observed.NOT_A_FILE
 
 
-def _network(wish: desired.Desired | None) -> model.Network:
+def _ports(wish: desired.Desired | None) -> frozenset[int]:
+    entries = (wish.internal, wish.external) if wish is not None else ()
+    return frozenset(entry.port for entry in entries if entry is not None)
+
+
+def _network(wish: desired.Desired | None, sockets: tuple[model.Socket, ...]) -> model.Network:
     if wish is None:
-        return network.observe((), ())
+        return network.observe((), (), sockets)
     external = wish.external
     addresses = [
         address
@@ -352,7 +358,7 @@ def _network(wish: desired.Desired | None) -> model.Network:
         if address is not None
     ]
     interfaces = [external.interface] if external is not None and external.interface is not None else []
-    return network.observe(addresses, interfaces)
+    return network.observe(addresses, interfaces, sockets)
 
 
 def _conflicts(inputs: Inputs, net: model.Network) -> tuple[model.Finding, ...]:

@@ -12,6 +12,7 @@ from .host.apparmor import Confinement
 from .host.contents import Contents
 from .host.environments import Environments
 from .host.last_lines import LastLines
+from .host.sockets import Listening
 from .material import Material
 
 
@@ -33,6 +34,7 @@ class World:
     contents: Contents = field(default_factory=Contents)
     confinement: Confinement = field(default_factory=Confinement)
     last_lines: LastLines = field(default_factory=LastLines)
+    listening: Listening = field(default_factory=Listening)
     environments: Environments = field(init=False)
     runtime_dir: str = RUNTIME_DIR
     settings_path: str = options.PATH

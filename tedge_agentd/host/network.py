@@ -1,6 +1,5 @@
-"""What the network looks like from here: interfaces, listening sockets, addresses. Reads only, starts nothing."""
+"""What the network looks like from here: interfaces and addresses. Reads only, starts nothing."""
 
-import array
 import bisect
 import errno
 import fcntl
@@ -13,7 +12,6 @@ from tedge_agentd.core import model
 
 _SIOCGIFADDR = 0x8915
 _NO_ADDRESS = "0.0.0.0"  # noqa: S104  # what an interface without one answers in a fresh network namespace
-_LISTEN = "0A"  # TCP_LISTEN of the kernel's net/tcp_states.h
 _LINK_SCOPE = 0x20  # IPV6_ADDR_LINKLOCAL of the kernel's net/ipv6.h
 _NOT_BINDABLE = 0x40 | 0x08  # IFA_F_TENTATIVE, IFA_F_DADFAILED of linux/if_addr.h
 _TEMPORARY = 0x01  # IFA_F_TEMPORARY: another one tomorrow (RFC 8981)
@@ -21,8 +19,10 @@ _MOST = 16  # addresses that are worth a name in a certificate
 _PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
-def observe(addresses: Iterable[model.IPAddress], interfaces: Iterable[str]) -> model.Network:
-    """Return the listening TCP sockets, and which of the given addresses and interfaces this machine has.
+def observe(
+    addresses: Iterable[model.IPAddress], interfaces: Iterable[str], sockets: tuple[model.Socket, ...] = ()
+) -> model.Network:
+    """Return which of the given addresses and interfaces this machine has, beside the listening sockets.
 
     Works in a service sandbox (ProcSubset=pid) with sockets of AF_INET and AF_INET6.
     """
@@ -35,7 +35,7 @@ def observe(addresses: Iterable[model.IPAddress], interfaces: Iterable[str]) -> 
         }
     return model.Network(
         interfaces=found,
-        sockets=(*_listening("/proc/self/net/tcp"), *_listening("/proc/self/net/tcp6")),
+        sockets=sockets,
         local_addresses=frozenset(address for address in addresses if _is_local(address)),
         unprivileged_port_start=_unprivileged_port_start(),
     )
@@ -63,26 +63,6 @@ def _interfaces() -> tuple[str, ...]:
     """if_nameindex(3) asks by netlink, which the sandbox has not."""
     with open("/proc/self/net/dev", encoding="ascii") as file:
         return tuple(sorted(line.partition(":")[0].strip() for line in file if ":" in line))
-
-
-def _listening(path: str) -> list[model.Socket]:
-    try:
-        with open(path, encoding="ascii") as file:
-            next(file)
-            rows = [line.split(maxsplit=8) for line in file]
-    except FileNotFoundError:  # no IPv6 in this kernel
-        return []
-    return [
-        model.Socket(address=_address(row[1][:-5]), port=int(row[1][-4:], 16), uid=int(row[7]))
-        for row in rows
-        if row[3] == _LISTEN
-    ]
-
-
-def _address(text: str) -> model.IPAddress:
-    """Decode an address of /proc/net/tcp: 32-bit words, each printed as the CPU holds it."""
-    words = array.array("I", (int(text[start : start + 8], 16) for start in range(0, len(text), 8)))
-    return ipaddress.ip_address(words.tobytes())
 
 
 def _first_ipv4(asker: socket.socket, name: str) -> ipaddress.IPv4Address | None:

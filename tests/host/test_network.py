@@ -1,4 +1,4 @@
-"""Looking at the network: each test in a network namespace of its own."""
+"""Looking at the network and its sockets: each test in a network namespace of its own."""
 
 import ipaddress
 import pickle
@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tedge_agentd.core import model
-from tedge_agentd.host import network
+from tedge_agentd.host import network, sockets
 
 _ROOT = Path(__file__).parents[2]
 # Reads what to do from its standard input, because a child in another namespace shares nothing with the test.
 _CHILD = """
 import pickle, socket, subprocess, sys
-from tedge_agentd.host import network
+from tedge_agentd.host import network, sockets
 commands, listen, addresses, interfaces = pickle.load(sys.stdin.buffer)
 for command in commands:
     subprocess.run(["ip", *command.split()], check=True)
 held = [socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         for host, port in listen]
 with socket.create_connection(held[0].getsockname()[:2]) if held else socket.socket():
-    sys.stdout.buffer.write(pickle.dumps(network.observe(addresses, interfaces)))
+    sys.stdout.buffer.write(pickle.dumps(network.observe(addresses, interfaces, sockets.listening())))
 """
 
 D0 = ("link set lo up", "link add d0 type veth peer name d1", "link set d1 up", "link set d0 up")
@@ -63,7 +63,7 @@ def table_form(address: model.IPAddress) -> str:
 
 @given(st.ip_addresses())
 def test_every_address_is_read_back_as_the_kernel_prints_it(address: model.IPAddress) -> None:
-    assert network._address(table_form(address)) == address
+    assert sockets._address(table_form(address)) == address
 
 
 def test_an_interface_has_its_first_address_of_each_family() -> None:
@@ -157,7 +157,7 @@ def port_start(start: int, *, read_from: str) -> int:
 
 def test_the_machine_itself_can_be_looked_at() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        found = network.observe([ipaddress.IPv4Address("127.0.0.1")], ["lo"])
+        found = network.observe([ipaddress.IPv4Address("127.0.0.1")], ["lo"], sockets.listening())
         assert server.getsockname()[1] in {s.port for s in found.sockets}
     assert found.interfaces["lo"].ipv4 == ipaddress.IPv4Address("127.0.0.1")
 

@@ -83,6 +83,7 @@ class Daemon:
             changed = True  # validities, and what is said of them
         if changed:
             self._settle.event(now)
+            self.world.material.prepare()
         self._progress()
         if now >= self._renewal.due():
             self._renew(now)
@@ -165,6 +166,8 @@ class Daemon:
             self._next_look = time.monotonic() + _CRASH_RETRY_S
             self._notify.ready(f"internal error, next try in {_CRASH_RETRY_S:.0f} s")
             return
+        finally:
+            self.world.material.rest()
         self._watch.set_paths(watched.paths(self.world, report.inputs))
         self._watch_units(report)
         if report.inputs.wish is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,6 +39,16 @@ class Material:
         self._halves: dict[tuple[str, str], tuple[bytes, float]] = {}
         self._taken: set[bytes] = set()
         self._made: tuple[object, object, observed.ClientCas | None] = (None, None, None)
+        self._looked: dict[str, object] = {}
+
+    def prepare(self) -> None:
+        """Get ready for the next `read` if it will find something else: to read certificates takes a process."""
+        if any(_looks(path) != before for path, before in self._looked.items()):
+            self._inspector.prepare()
+
+    def rest(self) -> None:
+        """Let go of what `prepare` has made, and no `read` has used."""
+        self._inspector.discard()
 
     def read(
         self,
@@ -53,6 +64,7 @@ class Material:
         """
         if wish is None:
             return Found()
+        self._looked = {path: _looks(path) for path in _paths(wish)}
         named = self._server_sources(wish, roots, broker, client)
         ours, our_cas = named.requests()
         theirs, their_cas = self._client_requests(wish, roots, client)
@@ -199,6 +211,22 @@ class Material:
                     files, _ = self._ca_files(path, roots, client, model.Role.CLIENT)
                     cas.append(certificates.CaRequest(path=path, files=files))
         return pairs, cas
+
+
+def _paths(wish: desired.Desired) -> tuple[str, ...]:
+    external, client = wish.external, wish.client
+    ours = (external.cert, external.key, external.client_ca) if external is not None else ()
+    theirs = (client.cert_file, client.key_file, client.ca_file, client.ca_dir)
+    return tuple(path for path in (*ours, *theirs) if path)
+
+
+def _looks(path: str) -> object:
+    """What tells that a file was replaced or written; the owner and mode, which are set by us, do not count."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _bridge_requests(

@@ -1,5 +1,6 @@
 """Certificates and keys as bytes -> facts about them. What cryptography has to say comes from a process that ends."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -12,6 +13,7 @@ from ..core import model
 from ..core.certificate_facts import CaFacts, PairFacts, Problem
 from ..core.shell import word
 from . import client_files, inspection, pem
+from .worker_process import WorkerProcess
 
 KEPT = 64  # certificates of one CA directory that are kept and shown
 # A pass asks for two pairs and three CAs; what was there a moment ago may come back. A directory of ten thousand
@@ -79,6 +81,19 @@ class Inspector:
         self._worker = worker
         self._pairs: _Memory[PairFacts] = _Memory(clock, _PAIRS_KEPT)
         self._cas: _Memory[CaFacts] = _Memory(clock, _CAS_KEPT)
+        self._spare: WorkerProcess | None = None
+
+    def prepare(self) -> None:
+        """Start the process that `inspect` will ask next; it takes 60 ms to load what it needs."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = WorkerProcess(self._worker)
+
+    def discard(self) -> None:
+        """End that process if it was not asked."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.end()
 
     def inspect(
         self, pairs: Sequence[PairRequest] = (), cas: Sequence[CaRequest] = ()
@@ -95,7 +110,7 @@ class Inspector:
         new_cas = {digest: ca for digest, ca in wanted_cas if found_cas[digest] is None}
         items = [inspection.Item.of(pair.cert, pair.key) for pair in new.values()]
         items += [inspection.Item.of(data) for ca in new_cas.values() for _, data in ca.files]
-        answers = iter(inspection.ask(items, worker=self._worker, timeout_s=self._timeout_s) if items else ())
+        answers = iter(self._ask(items) if items else ())
         for digest, pair in new.items():
             found[digest] = self._pairs.put(digest, _pair_facts(pair, next(answers)))
         for digest, ca in new_cas.items():
@@ -104,6 +119,10 @@ class Inspector:
             tuple(facts for facts in (found[digest] for digest, _ in wanted) if facts is not None),
             tuple(facts for facts in (found_cas[digest] for digest, _ in wanted_cas) if facts is not None),
         )
+
+    def _ask(self, items: Sequence[inspection.Item]) -> list[inspection.Answer | None]:
+        spare, self._spare = self._spare, None
+        return inspection.ask(items, worker=self._worker, timeout_s=self._timeout_s, spare=spare)
 
 
 def pair_problem(combined: bytes, path: str) -> Problem | None:

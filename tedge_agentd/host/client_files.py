@@ -46,13 +46,17 @@ def in_memory(data: bytes) -> int:
     """
     fd = os.memfd_create("material", os.MFD_CLOEXEC)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, data)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _os_error(path: str, error: opened.Refused) -> OSError:

@@ -2,16 +2,14 @@
 
 import json
 import os
-import select
-import subprocess
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import client_files, pem
+from . import pem
+from .worker_process import WorkerProcess
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inspect_worker.py")
 TIMEOUT_S = 10.0  # for one process; Python, cryptography and a pair take 0.08 s on a 2-core x86 VM
@@ -50,11 +48,13 @@ class Item:
         return sum(map(len, request["chain"])) + sum(len(request[name] or "") for name in ("raw", "key", "key_raw"))
 
 
-def ask(items: Sequence[Item], *, worker: str = WORKER, timeout_s: float = TIMEOUT_S) -> list[Answer | None]:
+def ask(
+    items: Sequence[Item], *, worker: str = WORKER, timeout_s: float = TIMEOUT_S, spare: WorkerProcess | None = None
+) -> list[Answer | None]:
     """Return an answer for each item, None where the worker did not survive it or there was no time left.
 
-    One process for all (more only for megabytes). One that crashes or takes too long is tried again item by item, so
-    that one hostile file spoils nothing but itself.
+    One process for all (more only for megabytes): `spare`, if there is one, which has ended afterwards. One that
+    crashes or takes too long is tried again item by item, so that one hostile file spoils nothing but itself.
     """
     answers: list[Answer | None] = []
     end = time.monotonic() + TOTAL_S
@@ -62,7 +62,10 @@ def ask(items: Sequence[Item], *, worker: str = WORKER, timeout_s: float = TIMEO
         deadline = min(end, time.monotonic() + timeout_s)
         # Half the time for all of them together, the other half to find out which one it was.
         half = (deadline - time.monotonic()) / 2 if len(batch) > 1 else 0.0
-        found = _run(worker, batch, deadline - half)
+        found = _run(worker, batch, deadline - half, spare)
+        if found is None and spare is not None:  # it may have waited too long for a question
+            found = _run(worker, batch, deadline - half)
+        spare = None
         if found is None and len(batch) > 1:
             found = []
             for position, item in enumerate(batch):
@@ -90,61 +93,21 @@ def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _run(worker: str, batch: Sequence[Item], deadline: float) -> list[Answer | None] | None:
+def _run(
+    script: str, batch: Sequence[Item], deadline: float, spare: WorkerProcess | None = None
+) -> list[Answer | None] | None:
     """Return the worker's answers, None if it gave none that can be used."""
     if deadline <= time.monotonic():
         return None
+    request = json.dumps({"items": [item.request for item in batch]}).encode()
     try:
-        text = _communicate(worker, json.dumps({"items": [item.request for item in batch]}), deadline)
-        answers = json.loads(text)["items"]
+        with spare or WorkerProcess(script, request) as worker:
+            if spare is not None:
+                spare.give(request)
+            answers = json.loads(worker.answer(deadline, OUTPUT))["items"]
         usable = (
             isinstance(answers, list) and len(answers) == len(batch) and all(isinstance(a, dict) for a in answers)
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return list(answers) if usable else None
-
-
-def _communicate(worker: str, request: str, deadline: float) -> bytes:
-    """Run the worker on a request. Raises ValueError for too much output or time, or an exit status other than 0."""
-    file = client_files.in_memory(request.encode())  # a file, not a pipe: nobody waits for anybody
-    try:
-        os.lseek(file, 0, os.SEEK_SET)
-        child = subprocess.Popen(
-            # -I: neither PYTHONPATH nor the current directory may decide what runs as root.
-            [sys.executable or "/usr/bin/python3", "-I", "-W", "ignore", worker],
-            stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={"LC_ALL": "C.UTF-8"},
-        )
-    finally:
-        os.close(file)
-    with child:
-        try:
-            assert child.stdout is not None
-            text = _drain(child.stdout.fileno(), deadline)
-            if child.wait(max(0.0, deadline - time.monotonic())) != 0:
-                raise ValueError(f"exit status {child.returncode}")
-            return text
-        except subprocess.TimeoutExpired as error:
-            raise ValueError("timeout") from error
-        finally:
-            child.kill()
-
-
-def _drain(fd: int, deadline: float) -> bytes:
-    text = bytearray()
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise ValueError("timeout")
-        chunk = os.read(fd, 1 << 16)
-        if not chunk:
-            return bytes(text)
-        text += chunk
-        if len(text) > OUTPUT:
-            raise ValueError("too much output")

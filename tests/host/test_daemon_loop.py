@@ -21,7 +21,11 @@ def a_loop() -> Any:
     loop._notify = SimpleNamespace(progress=lambda: None, ping=lambda _: False, next_ping=lambda _: None)
     loop._renewal = SimpleNamespace(due=lambda: time.monotonic() + 60.0)
     loop._clock = wall_clock.WallClock(time.monotonic(), time.time())
-    loop.world = SimpleNamespace(epoch=time.time, systemd=SimpleNamespace(process=frozenset, fileno=lambda: None))
+    loop.world = SimpleNamespace(
+        epoch=time.time,
+        systemd=SimpleNamespace(process=frozenset, fileno=lambda: None),
+        material=SimpleNamespace(prepare=lambda: None),
+    )
     loop._reconciler = SimpleNamespace(preview=lambda: None)
     return loop
 

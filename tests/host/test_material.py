@@ -11,6 +11,7 @@ import pytest
 from tedge_agentd import material
 from tedge_agentd.core import desired, model
 from tedge_agentd.host import certificates, inspection, walk
+from tedge_agentd.host.worker_process import WorkerProcess
 from tests.host.accounts import BROKER, CLIENT
 from tests.system import pki
 
@@ -92,16 +93,93 @@ def test_all_of_it_is_looked_at_by_one_process_and_once(bench: Bench, monkeypatc
     ask = inspection.ask
 
     def counting(
-        items: Sequence[inspection.Item], *, worker: str, timeout_s: float
+        items: Sequence[inspection.Item], *, worker: str, timeout_s: float, spare: WorkerProcess | None
     ) -> list[inspection.Answer | None]:
         asked.append(len(items))
-        return ask(items, worker=worker, timeout_s=timeout_s)
+        return ask(items, worker=worker, timeout_s=timeout_s, spare=spare)
 
     monkeypatch.setattr(inspection, "ask", counting)
     bench.level(bench.ca.server(), bench.ca.client())
     for _ in range(3):
         bench.read()
     assert asked == [3], "two pairs, and the CA that both sides trust"
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each process that is started to read certificates: "early" before there was a question, "late" with one."""
+    seen: list[str] = []
+
+    class Counted(WorkerProcess):
+        def __init__(self, script: str, request: bytes | None = None) -> None:
+            seen.append("early" if request is None else "late")
+            super().__init__(script, request)
+
+    for module in (certificates, inspection):
+        monkeypatch.setattr(module, "WorkerProcess", Counted)
+    return seen
+
+
+def test_a_renewal_that_is_announced_is_read_by_a_process_that_was_started_before(
+    bench: Bench, starts: list[str]
+) -> None:
+    bench.level(bench.ca.server(), bench.ca.client())
+    bench.material.prepare()
+    bench.read()
+    assert starts == ["late"], "nothing was known yet"
+    renewed = bench.ca.server()
+    bench.pair("server", renewed)
+    for _ in range(3):
+        bench.material.prepare()
+    found = bench.read()
+    assert starts == ["late", "early"]
+    assert found.pair is not None
+    assert found.pair.leaf == renewed.sha256
+    bench.material.prepare()
+    assert starts == ["late", "early"], "there is nothing new"
+
+
+def test_what_changes_no_source_starts_no_process(bench: Bench, starts: list[str]) -> None:
+    bench.level(bench.ca.server())
+    bench.read()
+    bench.put("another.crt", bench.ca.pem)
+    (bench.top / "server.key").chmod(0o640)
+    bench.material.prepare()
+    assert starts == ["late"]
+
+
+def test_a_process_without_a_question_is_gone_after_the_pass(bench: Bench, starts: list[str]) -> None:
+    bench.level(bench.ca.server())
+    bench.read()
+    before = open_files()
+    text = (bench.top / "server.crt").read_text()
+    bench.put("server.crt", text)  # the same once more, as rsync does
+    bench.material.prepare()
+    bench.read()
+    assert starts == ["late", "early"]
+    bench.material.rest()
+    assert open_files() == before
+
+
+def test_a_process_that_died_while_it_waited_spoils_nothing(
+    bench: Bench, starts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.level(bench.ca.server())
+    bench.read()
+    before = open_files()
+    bench.pair("server", bench.ca.server())
+    bench.material.prepare()
+    spare = bench.inspector._spare
+    assert spare is not None
+    spare._child.kill()
+    spare._child.wait()
+    assert bench.findings() == {}
+    assert starts == ["late", "early", "late"]
+    assert open_files() == before
+
+
+def open_files() -> list[str]:
+    return sorted(os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path))
 
 
 @pytest.mark.parametrize(("side", "area"), [("server", model.Area.BROKER), ("client", model.Area.CLIENTS)])

@@ -93,7 +93,7 @@ class Inspector:
         """End that process if it was not asked."""
         spare, self._spare = self._spare, None
         if spare is not None:
-            spare.end()
+            spare.close()
 
     def inspect(
         self, pairs: Sequence[PairRequest] = (), cas: Sequence[CaRequest] = ()

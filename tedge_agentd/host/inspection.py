@@ -5,6 +5,7 @@ import os
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +102,7 @@ def _run(
         return None
     request = json.dumps({"items": [item.request for item in batch]}).encode()
     try:
-        with spare or WorkerProcess(script, request) as worker:
+        with closing(spare or WorkerProcess(script, request)) as worker:
             if spare is not None:
                 spare.give(request)
             answers = json.loads(worker.answer(deadline, OUTPUT))["items"]

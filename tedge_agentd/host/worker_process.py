@@ -6,8 +6,6 @@ import select
 import subprocess
 import sys
 import time
-from types import TracebackType
-from typing import Self
 
 from . import client_files
 
@@ -63,15 +61,7 @@ class WorkerProcess:
         os.lseek(self._request, 0, os.SEEK_SET)  # the offset is shared with the process
         os.write(self._tell, b"!")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
-
-    def end(self) -> None:
+    def close(self) -> None:
         """End the process, whatever it does, and forget it."""
         self._child.kill()
         with self._child:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ def soon() -> float:
 @pytest.mark.parametrize("size", [0, 3, 1 << 20])
 def test_a_request_is_answered_whether_it_comes_before_or_after_the_start(echo: str, size: int) -> None:
     request = b"abc"[:size] * max(1, size // 3)
-    with WorkerProcess(echo, request) as worker:
+    with closing(WorkerProcess(echo, request)) as worker:
         assert worker.answer(soon(), 2 << 20) == request[::-1]
-    with WorkerProcess(echo) as worker:
+    with closing(WorkerProcess(echo)) as worker:
         time.sleep(0.1)  # it waits by now
         worker.give(request)
         assert worker.answer(soon(), 2 << 20) == request[::-1]
@@ -43,7 +44,7 @@ def test_at_the_daemons_end_a_process_that_waits_ends_too(echo: str) -> None:
     os.close(worker._tell)  # as the kernel does when we die
     assert worker._child.wait(10.0) == 9
     worker._tell = os.open(os.devnull, os.O_WRONLY)
-    worker.end()
+    worker.close()
 
 
 def test_nothing_of_it_is_left(echo: str) -> None:
@@ -51,7 +52,7 @@ def test_nothing_of_it_is_left(echo: str) -> None:
         return len(os.listdir("/proc/self/fd"))
 
     before = held()
-    with WorkerProcess(echo) as worker:
+    with closing(WorkerProcess(echo)) as worker:
         pid = worker._child.pid
         assert held() > before
     assert held() == before
@@ -67,5 +68,5 @@ def test_too_much_too_late_or_a_failure_is_no_answer(tmp_path: Path) -> None:
     ):
         script = tmp_path / "script.py"
         script.write_text(text)
-        with WorkerProcess(str(script), b"") as worker, pytest.raises(ValueError, match=problem):
+        with closing(WorkerProcess(str(script), b"")) as worker, pytest.raises(ValueError, match=problem):
             worker.answer(time.monotonic() + 1.0, 1024)
